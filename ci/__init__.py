@@ -1,0 +1,1 @@
+"""Scripts that run the book, build its site, and test both."""

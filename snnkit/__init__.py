@@ -1,0 +1,5 @@
+"""snnkit: a thin PyTorch module for deep spiking neural networks. Time lives only inside neurons."""
+
+from snnkit.simulation import Simulation, simulate
+
+__all__ = ["Simulation", "simulate"]

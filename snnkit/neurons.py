@@ -1,0 +1,201 @@
+"""Neuron layers: the only place where time exists.
+
+A spiking net is a plain module on folded tensors [T*B, ...], time-major. A neuron layer unfolds them to
+[T, B, ...], scans over time, and folds again. What it remembers belongs to the `Presentation` that
+`snnkit.simulate` opens and closes around one batch of images; the layer itself holds no state, so nothing can be
+saved, copied or carried over to the next image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from snnkit.surrogate import Fire, Surrogate
+
+RESETS = ("zero", "subtract")
+
+
+class State(NamedTuple):
+    """What a neuron layer remembers between steps: tensors [B, ...]."""
+
+    membrane: torch.Tensor
+    since_spike: torch.Tensor | None = None  # steps since the latest spike; infinite before the first
+
+
+def step(current, state: State, leak: float, threshold, reset: str, surrogate: Surrogate | None = None):
+    """One time step of a layer of neurons: integrate, fire, reset.
+
+        membrane = leak * membrane + current;  spike = membrane >= threshold
+        reset "zero": membrane = 0 where spiked;  reset "subtract": membrane -= threshold where spiked
+
+    `current` and the state are [B, ...], in any unit as long as `threshold` shares it; returns (spikes 0/1, new state).
+    Gradients pass through `surrogate`, never through the reset. leak = 1 is the IF neuron (SN eq. 2), less is LIF
+    (BR eqs. 1-3; MS eqs. 1-2 with reset "zero").
+    """
+    membrane = leak * state.membrane + current
+    if surrogate is None:
+        spikes = (membrane >= threshold).to(membrane.dtype)
+    else:
+        spikes = Fire.apply(membrane, threshold, surrogate(membrane.detach(), threshold, state.since_spike))
+    fired = spikes.detach()
+    membrane = membrane * (1 - fired) if reset == "zero" else membrane - threshold * fired
+    since_spike = state.since_spike
+    if since_spike is not None:
+        since_spike = torch.where(fired > 0, torch.zeros_like(since_spike), since_spike) + 1
+    return spikes, State(membrane, since_spike)
+
+
+class Presentation:
+    """One batch of images seen over time: the chunk length at hand, and what the layers remember of it."""
+
+    def __init__(self) -> None:
+        self.timesteps = 0  # length of the chunk at hand
+        self.states: dict[nn.Module, object] = {}
+        self.visited: set[nn.Module] = set()  # layers already called in this chunk
+        self.spike_counts: defaultdict[nn.Module, float] = defaultdict(float)  # spikes so far, over the batch
+        self.neuron_counts: dict[nn.Module, int] = {}  # neurons, over the batch
+        self.widest = 0  # elements of the largest input or neuron tensor, per step
+
+    def open_chunk(self, timesteps: int) -> None:
+        self.timesteps = timesteps
+        self.visited.clear()
+
+
+@contextlib.contextmanager
+def presenting(layers: Iterable[Stateful], presentation: Presentation):
+    """Lend `presentation` to `layers` for the time of the block, and take it back whatever happens.
+
+    Raises RuntimeError if one of them is in a presentation already.
+    """
+    layers = list(layers)
+    if any(layer._presentation is not None for layer in layers):
+        raise RuntimeError("this net is already being simulated; finish that simulation first, or deep-copy the net")
+    try:
+        for layer in layers:
+            layer._presentation = presentation
+        yield
+    finally:
+        for layer in layers:
+            layer._presentation = None
+
+
+class Stateful(nn.Module):
+    """A layer that remembers something over one presentation. `key` names it in `Simulation.rates`."""
+
+    key: str | None = None
+    _presentation: Presentation | None = None
+
+    def __getstate__(self):
+        return {name: value for name, value in super().__getstate__().items() if name != "_presentation"}
+
+    def presentation(self) -> Presentation:
+        """The running presentation; RuntimeError outside of `simulate` or on a second call within one pass."""
+        if self._presentation is None:
+            raise RuntimeError(
+                f"{type(self).__name__} layer {self.key or ''!r} was called outside of a simulation; "
+                "run the net with snnkit.simulate(net, images, timesteps)"
+            )
+        if self in self._presentation.visited:
+            raise RuntimeError(
+                f"{type(self).__name__} layer {self.key or ''!r} was called twice in one pass, which would mix the "
+                "states of two layers; give every call a neuron layer of its own"
+            )
+        self._presentation.visited.add(self)
+        return self._presentation
+
+
+class LIF(Stateful):
+    """Leaky integrate-and-fire layer: folded input currents [T*B, ...] -> folded spikes [T*B, ...] in {0, 1}.
+
+    `leak` in (0, 1] multiplies the membrane at every step; `threshold` > 0 (a number, or a tensor that broadcasts over
+    [B, ...]) in the unit of the input; `reset` is "zero" or "subtract"; `surrogate` (see `snnkit.surrogate`) lets
+    gradients through, None lets none through. Membranes are float32 or wider whatever the input.
+    Source: BR eqs. 1-3; MS eqs. 1-2 (leak 0.25, threshold 0.5, reset "zero").
+
+    Raises ValueError for a value out of range, RuntimeError when called outside of `snnkit.simulate`.
+    """
+
+    def __init__(self, leak: float = 0.99, threshold=1.0, reset: str = "zero", surrogate: Surrogate | None = None):
+        super().__init__()
+        threshold = torch.as_tensor(threshold).detach().clone()  # layers must not share one
+        if not threshold.is_floating_point():
+            threshold = threshold.to(torch.get_default_dtype())
+        if not 0 < leak <= 1:
+            raise ValueError(f"leak is {leak}; it must lie in (0, 1] (1 is the IF neuron, which forgets nothing)")
+        if not bool((threshold > 0).all()):
+            raise ValueError(f"threshold is {threshold.min().item():.4g}; it must be above 0")
+        if reset not in RESETS:
+            raise ValueError(f"reset is {reset!r}; it must be one of {', '.join(map(repr, RESETS))}")
+        self.leak, self.reset, self.surrogate = float(leak), reset, surrogate
+        self.register_buffer("threshold", threshold)
+
+    def extra_repr(self) -> str:
+        value = f"{self.threshold.item():.4g}" if self.threshold.numel() == 1 else f"{tuple(self.threshold.shape)}"
+        return f"leak={self.leak:g}, threshold={value}, reset={self.reset!r}"
+
+    def forward(self, folded: torch.Tensor) -> torch.Tensor:
+        presentation = self.presentation()
+        currents = folded.unflatten(0, (presentation.timesteps, -1))  # [T*B, ...] -> [T, B, ...]
+        wide = torch.promote_types(folded.dtype, torch.float32)
+        state = presentation.states.get(self)
+        if state is None:
+            membrane = torch.zeros_like(currents[0], dtype=wide, requires_grad=False)
+            timed = getattr(self.surrogate, "needs_spike_times", False)
+            state = State(membrane, torch.full_like(membrane, torch.inf) if timed else None)
+        differentiable = torch.is_grad_enabled() and (folded.requires_grad or state.membrane.requires_grad)
+        scan = self._scan if differentiable else self._scan_in_place
+        threshold = self.threshold.to(wide)
+        spikes, presentation.states[self], count = scan(currents, state, threshold)
+        presentation.spike_counts[self] += count
+        presentation.neuron_counts[self] = spikes[0].numel()
+        presentation.widest = max(presentation.widest, spikes[0].numel())
+        return spikes.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
+
+    def _scan(self, currents, state: State, threshold):
+        """The scan as a composition of `step`s, for autograd: spikes [T, B, ...], the last state, spikes in all."""
+        train, count = [], 0.0
+        for current in currents.unbind(0):  # indexing currents[t] here would cost O(T^2) in the backward pass
+            spikes, state = step(
+                current.to(state.membrane.dtype), state, self.leak, threshold, self.reset, self.surrogate
+            )
+            train.append(spikes.to(currents.dtype))
+            count += spikes.detach().sum().double()
+        return torch.stack(train), state, count
+
+    def _scan_in_place(self, currents, state: State, threshold):
+        """The same numbers as `_scan` without autograd, in preallocated memory of one dtype.
+
+        Elementwise operations on mixed dtypes are about three times slower, so narrow currents are widened first, and
+        whether a neuron fired is kept as 0.0 or 1.0.
+        """
+        membrane = state.membrane.clone()
+        train = torch.empty_like(currents)
+        fired = torch.empty_like(membrane)
+        since_spike, count = state.since_spike, 0.0
+        for current, spikes in zip(currents.unbind(0), train.unbind(0), strict=True):
+            if self.leak != 1:
+                membrane.mul_(self.leak)
+            membrane.add_(current if current.dtype == fired.dtype else fired.copy_(current))
+            torch.ge(membrane, threshold, out=fired)
+            spikes.copy_(fired)
+            count += fired.sum().double()
+            membrane.addcmul_(fired, membrane if self.reset == "zero" else threshold, value=-1)
+            if since_spike is not None:
+                since_spike = since_spike.masked_fill(fired > 0, 0) + 1
+        return train, State(membrane, since_spike), count
+
+
+class IF(LIF):
+    """Integrate-and-fire layer: LIF without a leak (SN eq. 2). Fires where membrane >= threshold.
+
+    Folded input currents [T*B, ...] -> folded spikes [T*B, ...] in {0, 1}; arguments and errors as for `LIF`.
+    """
+
+    def __init__(self, threshold=1.0, reset: str = "zero", surrogate: Surrogate | None = None):
+        super().__init__(leak=1.0, threshold=threshold, reset=reset, surrogate=surrogate)

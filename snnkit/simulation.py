@@ -1,0 +1,152 @@
+"""`simulate`: the only door to time."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from snnkit import coding as codings
+from snnkit.neurons import Presentation, Stateful, presenting
+
+PRECISIONS = (None, "auto", "fp32", "bf16")
+CHUNK_BYTES = 32 * 2**20  # larger tensors lose a third of the convolution rate to page faults
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a net answered over time.
+
+    `output` [T, B, K]: the classifier's input current (readout "membrane") or spikes (readout "spikes") at each
+    step. `rates` {layer: spikes per neuron and step, mean over neurons, images and time}.
+    """
+
+    output: torch.Tensor
+    rates: dict[str, float]
+
+    def counts(self) -> torch.Tensor:
+        """Evidence accumulated up to and including each step, [T, B, K]: the sum of `output` over time."""
+        return self.output.cumsum(0)
+
+    def predict(self, at: int | None = None) -> torch.Tensor:
+        """The class with the most evidence after `at` steps (default: all), [B]; ties go to the lower class."""
+        timesteps = len(self.output)
+        at = timesteps if at is None else at
+        if not 1 <= at <= timesteps:
+            raise ValueError(f"at is {at}; the simulation has steps 1 to {timesteps}")
+        return self.output[:at].sum(0).argmax(-1)
+
+
+def simulate(
+    net: nn.Module,
+    images: torch.Tensor,
+    timesteps: int,
+    *,
+    coding: str | None = "poisson",
+    generator: torch.Generator | None = None,
+    chunk: int | None = None,
+    precision: str | None = None,
+    device: torch.device | str | None = None,
+) -> Simulation:
+    """Present `images` [B, ...] to a spiking net for `timesteps` steps, from zero state to a clean end.
+
+    `coding` is "poisson" (values in [-1, 1], draws from `generator`), "constant", or None for a spike train
+    [T, B, ...] given as `images`. The run goes in chunks of `chunk` steps (default: as many as keep tensors small, all
+    of them under grad), which bounds memory and does not change the result. Torch's grad mode is followed: under grad,
+    gradients flow through all T whatever the chunk. `precision`: None leaves dtypes alone; "fp32"; "bf16" runs
+    convolutions and products in bfloat16 with float32 membranes; "auto" takes "bf16" where the processor has it.
+    `device` moves net and images there first.
+
+    Raises ValueError or TypeError for images, timesteps, coding, chunk or precision that make no sense.
+    """
+    codings.check_timesteps(timesteps)
+    if device is not None:
+        net, images = net.to(device), images.to(device)
+    encode = _encoder(coding, images, timesteps, generator)
+    if images.dim() < (2 if coding is None else 1):
+        wanted = "a train [T, B, ...]" if coding is None else "a batch [B, ...]"
+        raise ValueError(f"images has shape {tuple(images.shape)}; give {wanted}")
+    batch = images.shape[1] if coding is None else images.shape[0]
+    if batch == 0:
+        raise ValueError("images is an empty batch; give at least one image")
+    whole = torch.is_grad_enabled() or _normalises_over_time(net)
+    if chunk is not None:
+        codings.check_timesteps(chunk)
+        if _normalises_over_time(net):
+            raise ValueError(
+                "a batch-norm in training mode needs all time steps at once; leave chunk=None or call net.eval()"
+            )
+    elif whole:
+        chunk = timesteps
+    layers = {name: m for name, m in net.named_modules() if isinstance(m, Stateful)}
+    presentation, outputs, done = Presentation(), [], 0
+    # one context for all chunks: the weights are cast once
+    with presenting(layers.values(), presentation), inference_precision(precision, images.device):
+        while done < timesteps:
+            length = min(chunk or _fitting_chunk(presentation, images), timesteps - done)
+            presentation.open_chunk(length)
+            train = encode(done, length)  # [T, B, ...]
+            presentation.widest = max(presentation.widest, train[0].numel())
+            folded = train.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
+            if folded.dim() == 4:
+                folded = folded.contiguous(memory_format=torch.channels_last)
+            folded = net(folded)
+            outputs.append(folded.unflatten(0, (length, batch)).to(torch.promote_types(folded.dtype, torch.float32)))
+            done += length
+    rates = {
+        layer.key or name: float(presentation.spike_counts[layer]) / presentation.neuron_counts[layer] / timesteps
+        for name, layer in layers.items()
+        if layer in presentation.neuron_counts
+    }
+    return Simulation(torch.cat(outputs), rates)
+
+
+def _fitting_chunk(presentation: Presentation, images: torch.Tensor) -> int:
+    """As many steps as keep the largest tensor under CHUNK_BYTES; one step until the largest is known."""
+    if not presentation.widest:
+        return 1
+    return max(1, CHUNK_BYTES // (presentation.widest * images.element_size()))
+
+
+def _encoder(coding, images, timesteps, generator):
+    """A function (first step, number of steps) -> input train [T, B, ...]."""
+    if coding == "poisson":
+        codings.check_intensities(images)
+        return lambda start, length: codings.poisson(images, length, generator)
+    if coding == "constant":
+        codings.check_finite(images)
+        return lambda start, length: codings.constant(images, length)
+    if coding is None:
+        codings.check_finite(images)
+        if len(images) != timesteps:
+            raise ValueError(
+                f"coding=None takes a train [T, B, ...]; it has {len(images)} steps, timesteps is {timesteps}"
+            )
+        return lambda start, length: images[start : start + length]
+    raise ValueError(f"unknown coding {coding!r}; use 'poisson', 'constant', or None for a train [T, B, ...]")
+
+
+def inference_precision(precision: str | None, device: torch.device | str):
+    """A context in which convolutions and products run in `precision` (as for `simulate`) on `device`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; use one of {', '.join(map(repr, PRECISIONS))}")
+    device = torch.device(device)
+    if precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
+    """Whether bfloat16 is computed in hardware on `device`, not emulated."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _normalises_over_time(net: nn.Module) -> bool:
+    norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(m.training or m.running_mean is None for m in norms)

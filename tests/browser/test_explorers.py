@@ -1,0 +1,425 @@
+"""The explorers in a real browser: their dynamics are snnkit's, and every control answers to mouse and keyboard."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import snnkit
+from snnkit import coding, neurons, simulate, widgets
+
+SOURCE = (Path(snnkit.__file__).parent / "explorers.js").read_text(encoding="utf-8")
+IMPORT = """async (source) => {
+    window.explorers = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+}"""
+INTENSITIES = (-1.0, -0.55, -0.05, 0.0, 0.1, 0.4, 0.75, 1.0)
+WEIGHTS = (-1.3, 0.1, 0.7, 1.0, 2.0)
+THRESHOLDS = (0.1, 0.35, 1.0, 1.5, 4.0)
+
+
+@pytest.fixture
+def module(chromium):
+    """module(source) -> a page that imported it as `explorers`, opened nowhere: there is no network to reach."""
+    pages = []
+
+    def load(source: str = SOURCE):
+        pages.append(chromium.new_page())
+        pages[-1].evaluate(IMPORT, source)
+        return pages[-1]
+
+    yield load
+    for page in pages:
+        page.close()
+
+
+# ---- dynamics: JavaScript against snnkit, float64, the same uniforms
+
+
+def neuron_cases() -> list[dict]:
+    """Currents and settings over a grid of weights, thresholds, leaks and resets, driven by the shared draws."""
+    uniforms = torch.from_numpy(widgets.uniform_draws(1))[:, :80]  # [seeds, T, 1]
+    grid = itertools.product(WEIGHTS, THRESHOLDS, (1.0, 0.9), neurons.RESETS, (0.4, -0.55, 1.0))
+    cases = []
+    for case, (weight, threshold, leak, reset, x) in enumerate(grid):
+        spikes = coding.spikes_from_uniforms(torch.tensor([x], dtype=torch.float64), uniforms[case % widgets.SEEDS])
+        currents = (weight * spikes[:, 0]).tolist()
+        cases.append({"currents": currents, "threshold": threshold, "leak": leak, "reset": reset})
+    return cases
+
+
+def batches(cases: list[dict]):
+    """The cases that share leak and reset, as one batch: (members, currents [T, B], thresholds [B])."""
+    for leak, reset in itertools.product((1.0, 0.9), neurons.RESETS):
+        members = [case for case in cases if (case["leak"], case["reset"]) == (leak, reset)]
+        currents = torch.tensor([case["currents"] for case in members], dtype=torch.float64).T
+        yield members, currents, torch.tensor([case["threshold"] for case in members], dtype=torch.float64)
+
+
+def largest_difference(page, cases: list[dict]) -> float:
+    """Largest difference between JavaScript and `neurons.step`, over spikes and membranes of all cases and steps."""
+    difference = 0.0
+    for members, currents, thresholds in batches(cases):
+        ours = page.evaluate("(cases) => cases.map(explorers.ifNeuron)", members)
+        state = neurons.State(torch.zeros_like(thresholds))
+        for t, current in enumerate(currents):
+            spikes, state = neurons.step(current, state, members[0]["leak"], thresholds, members[0]["reset"])
+            for name, theirs in (("spikes", spikes), ("membrane", state.membrane)):
+                mine = torch.tensor([case[name][t] for case in ours], dtype=torch.float64)
+                difference = max(difference, float((mine - theirs).abs().max()))
+    return difference
+
+
+def simulated_spikes(currents: torch.Tensor, threshold, reset: str) -> torch.Tensor:
+    """Spikes [T, B] of one IF layer under `simulate`, for currents [T, B] and one threshold or one for each neuron."""
+    layer = nn.Sequential(neurons.IF(torch.as_tensor(threshold, dtype=torch.float64), reset))
+    return simulate(layer, currents, len(currents), coding=None).output
+
+
+def test_javascript_codes_the_same_spikes(module):
+    uniforms = widgets.uniform_draws(1)[..., 0]
+    given = [[x, row.tolist()] for x, row in itertools.product(INTENSITIES, uniforms)]
+    ours = module().evaluate("(given) => given.map(([x, uniforms]) => explorers.poisson(x, uniforms))", given)
+    for (x, row), spikes in zip(given, ours, strict=True):
+        expected = coding.spikes_from_uniforms(torch.tensor(x, dtype=torch.float64), torch.tensor(row))
+        assert spikes == expected.tolist(), f"intensity {x}"
+
+
+def test_javascript_neuron_equals_snnkit_step_by_step(module):
+    cases = neuron_cases()
+    assert len(cases) == 300
+    assert largest_difference(module(), cases) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("v >= threshold", "v > threshold"),
+        ("v = leak * v + current", "v = leak * (v + current)"),
+        ('v = reset === "zero" ? 0 : v - threshold', "v = v - threshold"),
+    ],
+)
+def test_the_comparison_notices_broken_javascript(module, right, wrong):
+    assert right in SOURCE
+    assert largest_difference(module(SOURCE.replace(right, wrong)), neuron_cases()) > 0.01
+
+
+def test_javascript_neuron_equals_simulate(module):
+    page = module()
+    for members, currents, thresholds in batches(neuron_cases()):
+        if members[0]["leak"] != 1:
+            continue
+        expected = simulated_spikes(currents, thresholds, members[0]["reset"])
+        ours = page.evaluate("(cases) => cases.map(explorers.ifNeuron)", members)
+        assert [case["spikes"] for case in ours] == expected.T.tolist()
+        first = [int(train.argmax()) + 1 if train.any() else 0 for train in expected.T]
+        assert [case["first"] for case in ours] == first
+
+
+def test_rate_curve_is_that_of_simulated_neurons(module):
+    uniforms = torch.from_numpy(widgets.uniform_draws(1)[3, :120])  # [T, 1]
+    page = module()
+    for weight, threshold, reset in itertools.product(WEIGHTS, THRESHOLDS, neurons.RESETS):
+        settings = {"weight": weight, "threshold": threshold, "reset": reset}
+        given = [list(INTENSITIES), settings, uniforms[:, 0].tolist()]
+        ours = page.evaluate("([xs, settings, uniforms]) => explorers.rates(xs, settings, uniforms)", given)
+        spikes = coding.spikes_from_uniforms(torch.tensor(INTENSITIES, dtype=torch.float64), uniforms)  # [T, B]
+        expected = simulated_spikes(weight * spikes, threshold, reset).mean(0)
+        assert ours == pytest.approx(expected.tolist(), abs=1e-6), settings
+
+
+def test_clipped_relu_is_the_relu_that_a_spike_rate_can_say(module):
+    drives = [-2.0, -0.1, 0.0, 0.3, 1.0, 1.7]
+    ours = module().evaluate("(drives) => drives.map(explorers.clippedRelu)", drives)
+    assert ours == torch.relu(torch.tensor(drives, dtype=torch.float64)).clamp(max=1).tolist()
+
+
+def test_two_inputs_lose_the_evidence_that_simulate_loses(module):
+    uniforms = widgets.uniform_draws(2)
+    inputs = torch.tensor([0.5, 1.0], dtype=torch.float64)
+    page = module()
+    for seed, threshold, reset in itertools.product((0, 7), (0.5, 1.0, 1.5, 1.55, 2.0, 3.0), neurons.RESETS):
+        currents = coding.spikes_from_uniforms(inputs, torch.from_numpy(uniforms[seed])).sum(1, keepdim=True)  # [T, 1]
+        given = [uniforms[seed].ravel().tolist(), threshold, reset]
+        ours = page.evaluate(
+            "([uniforms, ...rest]) => explorers.evidence(explorers.twoInputs(uniforms).currents, ...rest)", given
+        )
+        spikes = simulated_spikes(currents, threshold, reset)
+        assert ours["passed"] == pytest.approx(float(threshold * spikes.mean()), abs=1e-6)
+        assert ours["received"] == pytest.approx(float(currents.mean()), abs=1e-6)
+        assert ours["passed"] + ours["lost"] + ours["left"] == pytest.approx(ours["received"], abs=1e-6)
+        if reset == "subtract":
+            assert ours["lost"] == 0
+
+
+def test_one_and_a_half_loses_a_third_of_the_evidence_and_two_much_less(module):
+    """Reset to zero: the membrane's Markov chain fires at 2/3 of the steps for both thresholds, so 1 and 4/3 of 1.5."""
+    rows = [row.ravel().tolist() for row in widgets.uniform_draws(2)]
+    page = module()
+    for threshold, reset, expected in ((1.5, "zero", 1.0), (2.0, "zero", 4 / 3), (2.0, "subtract", 1.5)):
+        passed = page.evaluate(
+            "([rows, ...rest]) => rows.map((u) => explorers.evidence(explorers.twoInputs(u).currents, ...rest).passed)",
+            [rows, threshold, reset],
+        )
+        assert np.mean(passed) == pytest.approx(expected, abs=0.03)  # 5000 steps: 4 standard errors
+
+
+# ---- the explorers themselves: alone on a page, then wherever the site has them
+
+ALONE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>explorer</title>
+<body style="margin: 15px; font-family: sans-serif; background: BACKGROUND; color: INK"><div id="here"></div>"""
+RENDER = """async (state) => {
+    for (const name of state.binary) {
+        state[name] = new DataView(Uint8Array.from(atob(state[name]), (c) => c.charCodeAt(0)).buffer);
+    }
+    const listeners = {};
+    window.saves = 0;
+    window.model = {
+        get: (name) => state[name],
+        set: (name, value) => { state[name] = value; (listeners[`change:${name}`] ?? []).forEach((f) => f()); },
+        save_changes: () => { window.saves += 1; },
+        on: (event, f) => (listeners[event] ??= []).push(f),
+        off: (event, f) => { listeners[event] = listeners[event].filter((g) => g !== f); },
+    };
+    window.listening = () => Object.values(listeners).flat().length;
+    const style = document.createElement("style");
+    style.textContent = state._css;
+    document.head.append(style);
+    const definition = (await import(URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" })))).default;
+    window.cleanUp = await definition.render({ model: window.model, el: document.getElementById("here") });
+}"""
+
+
+def accuracy_widget():
+    timesteps, scales = [10, 30, 100, 300, 1000], [0.6, 0.8, 1.0, 1.2]
+    rise = 1 - np.exp(-np.array(timesteps) / 40)[None] / (1 + np.array(scales)[:, None])
+    tops = {"spike-norm": 0.76, "data": 0.72, "percentile": 0.7, "my <own> & method": 0.3}
+    accuracy = {method: top * rise for method, top in tops.items()}
+    return widgets.accuracy_explorer(timesteps, scales, accuracy, 0.76, "CIFAR-10 (JPEG)", 500)
+
+
+WIDGETS = {
+    "neuron": widgets.neuron_explorer,
+    "neuron, negative": lambda: widgets.neuron_explorer(-0.6, 0.7, 1.5, 500),
+    "neuron, fast": lambda: widgets.neuron_explorer(0.9, 2.0, 0.1, 500, "subtract"),
+    "neuron, one step": lambda: widgets.neuron_explorer(timesteps=1, seed=1),
+    "two-input": widgets.two_input_explorer,
+    "two-input, spike-norm": lambda: widgets.two_input_explorer(2.0, "subtract", 37, 4),
+    "accuracy": accuracy_widget,
+}
+
+
+@pytest.fixture
+def alone(chromium):
+    """alone(widget, width, dark, clock) -> a page that shows just this widget, with a stand-in for its model.
+
+    With `clock`, time stands still on the page until the test moves it (`page.clock.run_for`).
+    """
+    pages = []
+
+    def show(widget, width: int = 800, dark: bool = False, clock: bool = False):
+        page = chromium.new_page(viewport={"width": width, "height": 700})
+        pages.append(page)
+        if clock:
+            page.clock.install()
+            page.clock.pause_at(page.evaluate("Date.now() + 1000"))
+        page.problems = []
+        page.on("console", lambda message: page.problems.append(message.text))
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        colours = {"BACKGROUND": "#121212", "INK": "#ced6dd"} if dark else {"BACKGROUND": "#fff", "INK": "#222"}
+        page.set_content(ALONE.replace("BACKGROUND", colours["BACKGROUND"]).replace("INK", colours["INK"]))
+        state = {name: value for name, value in widget.get_state().items() if name != "layout"}
+        binary = [name for name, value in state.items() if isinstance(value, bytes | memoryview)]
+        state |= {name: base64.b64encode(state[name]).decode() for name in binary} | {"binary": binary}
+        page.evaluate(RENDER, json.loads(json.dumps(state)))
+        return page
+
+    yield show
+    for page in pages:
+        page.close()
+
+
+def look(explorer) -> dict[str, str]:
+    """What a reader of this explorer has before them: picture, description, read-out."""
+    picture = explorer.locator("svg[role=img]")
+    return {
+        "picture": picture.inner_html(),
+        "description": picture.get_attribute("aria-label"),
+        "read-out": explorer.locator("output").inner_text(),
+    }
+
+
+def await_change(explorer, before: dict[str, str]) -> set[str]:
+    """The parts of `look` that differ from `before`, once one does (within 20 seconds: machines can be busy)."""
+    for _ in range(400):
+        now = look(explorer)
+        if changed := {part for part in now if now[part] != before[part]}:
+            return changed
+        explorer.page.wait_for_timeout(50)
+    return set()
+
+
+def by_keyboard(control) -> None:
+    kind = control.evaluate("(node) => node.type")
+    control.focus()
+    assert control.evaluate("(node) => node === document.activeElement"), "the keyboard cannot reach this control"
+    if kind in ("checkbox", "button"):
+        control.press("Space")
+    elif kind == "range":
+        control.press(
+            "ArrowLeft" if control.evaluate("(node) => Number(node.value) >= Number(node.max)") else "ArrowRight"
+        )
+    else:
+        control.press("ArrowUp" if control.evaluate("(node) => node.selectedIndex > 0") else "ArrowDown")
+
+
+def by_mouse(control) -> None:
+    kind = control.evaluate("(node) => node.type")
+    if kind == "range":
+        area = control.bounding_box()
+        share = control.evaluate("(node) => (node.value - node.min) / (node.max - node.min || 1)")
+        control.click(position={"x": area["width"] * (0.2 if share > 0.5 else 0.8), "y": area["height"] / 2})
+    elif kind.startswith("select"):  # the list that opens belongs to the system, not to the page
+        control.select_option(index=1 - control.evaluate("(node) => node.selectedIndex"))
+    else:
+        control.click()
+
+
+def drive(explorer, operate) -> None:
+    """Operate every control once: each changes something, together they change picture, description and read-out."""
+    changed = set()
+    controls = explorer.locator("input, select, button").all()
+    assert controls, "an explorer without controls"
+    for control in controls:
+        name = control.evaluate(
+            "(node) => node.labels[0]?.textContent || (node.tagName === 'BUTTON' && node.textContent)"
+        )
+        assert name, "a control without a label"
+        if control.evaluate("(node) => node.type === 'range' && node.min === node.max"):
+            continue  # one step of time leaves nothing to choose
+        before = look(explorer)
+        operate(control)
+        answer = await_change(explorer, before)
+        assert answer, f"nothing answers to {name!r}"
+        changed |= answer
+    assert changed == {"picture", "description", "read-out"}
+
+
+@pytest.mark.parametrize("operate", [by_mouse, by_keyboard])
+@pytest.mark.parametrize("name", WIDGETS)
+def test_each_explorer_answers(alone, name, operate):
+    page = alone(WIDGETS[name]())
+    drive(page.locator(".snn-explorer"), operate)
+    assert page.evaluate("window.saves") > 0, "the reader's choice never reaches Python"
+    assert not page.problems
+
+
+@pytest.mark.parametrize("width", [360, 800])
+@pytest.mark.parametrize("name", WIDGETS)
+def test_each_explorer_fits_its_page(alone, name, width):
+    page = alone(WIDGETS[name](), width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    outside = page.evaluate("""() => {
+        const frame = document.querySelector("svg[role=img]").getBoundingClientRect();
+        return [...document.querySelectorAll("svg text")].filter((text) => {
+            const box = text.getBoundingClientRect();
+            const beside = box.left < -1 || box.right > frame.right + 14;  // the body has a margin of 15
+            return box.width && (beside || box.top < frame.top - 2 || box.bottom > frame.bottom + 2);
+        }).map((text) => text.textContent);
+    }""")
+    assert outside == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", WIDGETS)
+def test_writing_has_the_colour_of_the_page(alone, name, dark):
+    page = alone(WIDGETS[name](), dark=dark)
+    inks = page.evaluate("""() => [...document.querySelectorAll("svg text, label, output, button, select")].map(
+        (node) => getComputedStyle(node)[node.tagName === "text" ? "fill" : "color"])""")
+    assert set(inks) == {"rgb(206, 214, 221)" if dark else "rgb(34, 34, 34)"}
+
+
+def test_a_trait_set_from_python_moves_its_control_and_the_picture(alone):
+    page = alone(widgets.two_input_explorer())
+    explorer = page.locator(".snn-explorer")
+    before = look(explorer)
+    page.evaluate("window.model.set('threshold', 2)")
+    assert "read-out" in await_change(explorer, before)
+    assert explorer.get_by_role("slider", name="Threshold").input_value() == "2"
+    assert explorer.get_by_role("button", pressed=True).inner_text().startswith("2:")
+
+
+def test_read_out_says_what_simulate_says(alone):
+    """The numbers on the page, not only the functions behind them."""
+    page = alone(widgets.two_input_explorer(threshold=1.5, timesteps=200, seed=3))
+    uniforms = torch.from_numpy(widgets.uniform_draws(2)[3, :200])
+    currents = coding.spikes_from_uniforms(torch.tensor([0.5, 1.0], dtype=torch.float64), uniforms).sum(1)
+    spikes = int(simulated_spikes(currents[:, None], 1.5, "zero").sum())
+    said = page.locator("output").inner_text()
+    assert f"{spikes} spikes in 200 steps: rate {spikes / 200:.2f}" in said
+    assert f"threshold 1.5 = {1.5 * spikes / 200:.2f}" in said
+
+
+def test_cleaning_up_leaves_no_listener(alone):
+    page = alone(widgets.neuron_explorer())
+    page.get_by_role("button", name="Play").click()
+    assert page.evaluate("window.listening()") > 0
+    page.evaluate("window.cleanUp()")
+    assert page.evaluate("window.listening()") == 0
+
+
+def test_play_walks_through_time_and_pauses(alone):
+    page = alone(widgets.neuron_explorer(), clock=True)
+    cursor, button = page.get_by_role("slider", name="Look at step"), page.get_by_role("button")
+    assert (cursor.input_value(), button.inner_text()) == ("100", "Play")
+    button.click()
+    page.clock.run_for(500)  # a step in 80 ms, a picture a frame
+    assert (cursor.input_value(), button.inner_text()) == ("6", "Pause")
+    assert "Step 6:" in page.locator("output").inner_text()
+    button.click()
+    page.clock.run_for(500)
+    assert (cursor.input_value(), button.inner_text()) == ("6", "Play")
+    button.click()
+    page.clock.run_for(20_000)
+    assert (cursor.input_value(), button.inner_text()) == ("100", "Play")
+
+
+# ---- the built site
+
+SCRIPT = r'<script type="application/vnd\.jupyter\.widget-{}\+json">(.*?)</script>'
+
+
+def explorers_of(markup: str) -> list[str]:
+    """The names of the explorers that a page's notebook shows, in order, from the widget state saved in the page."""
+    states = {}
+    for saved in re.findall(SCRIPT.format("state"), markup, re.DOTALL):
+        states |= json.loads(saved)["state"]
+    views = [json.loads(view)["model_id"] for view in re.findall(SCRIPT.format("view"), markup, re.DOTALL)]
+    names = [states[model]["state"].get("explorer") for model in views]
+    return [name for name in names if name]
+
+
+def test_every_explorer_on_the_page_answers(site, root, visit, page_name):
+    expected = explorers_of((site / page_name).read_text(encoding="utf-8"))
+    if not expected:
+        return  # a page without explorers
+    for operate in (by_mouse, by_keyboard):
+        seen = visit(f"{root}/{page_name}")
+        seen.page.evaluate("document.querySelectorAll('details').forEach((node) => { node.open = true; })")
+        shown = seen.page.locator(".snn-explorer")
+        assert shown.evaluate_all("(all) => all.map((node) => node.dataset.explorer)") == expected
+        for explorer in shown.all():
+            drive(explorer, operate)
+        assert seen.problems == []
+
+
+def test_the_site_has_every_kind_of_explorer(site):
+    shown = {name for path in site.rglob("*.html") for name in explorers_of(path.read_text(encoding="utf-8"))}
+    assert shown >= {"neuron", "two-input", "accuracy"}

@@ -1,0 +1,53 @@
+"""The command line, from training to a shipped checkpoint, and its one-line errors."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from snnkit import checkpoint, data, evaluate, ledger
+from snnkit.__main__ import main
+
+TRAIN = ["train", "vgg3", "--data", "digits", "--width", "0.125", "--size", "8", "--epochs", "2", "--no-flip"]
+
+
+def test_train_leaves_a_checkpoint_and_a_record_that_agree(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
+    assert main([*TRAIN, "--name", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert "MAC x" in said.splitlines()[0]  # the cost comes first
+    loaded, entry = checkpoint.load("tiny"), ledger.load("checkpoints/tiny")
+    test = data.load("digits", "test", size=8, mean=loaded.mean)
+    accuracy = evaluate.ann_correct(loaded.net, test).double().mean().item()
+    assert loaded.facts["test_accuracy"] == accuracy
+    assert entry["value"] == pytest.approx(100 * accuracy)
+    assert entry["count"] == len(test)
+    assert loaded.facts["command"] == entry["command"] == "python -m snnkit " + " ".join([*TRAIN, "--name", "tiny"])
+    assert torch.equal(loaded.mean, data.load("digits", "train", size=8).mean)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "vgg99", "--data", "digits"], "unknown model 'vgg99'; the models are"),
+        (["train", "vgg3", "--data", "mnist"], "unknown data set 'mnist'; the data sets are"),
+        (["train", "vgg3", "--data", "cifar100"], "CIFAR-100 is not in"),
+        (["train", "vgg3", "--data", "imagefolder:/no/such/folder"], "no image folder at"),
+        (["train", "vgg3", "--data", "digits", "--epochs", "0"], "epochs is 0; it must be above 0"),
+        (["train", "vgg3", "--data", "digits", "--limit", "0"], "limit is 0"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_module_runs_as_a_program():
+    ran = subprocess.run([sys.executable, "-m", "snnkit", "--help"], capture_output=True, text=True, check=True)
+    assert "train" in ran.stdout
+    assert "fetch" in ran.stdout

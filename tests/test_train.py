@@ -1,0 +1,320 @@
+"""The training loop on toy problems, and the cost that it announces."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from snnkit import cost, data, models, train
+from snnkit.data import Split
+from snnkit.dropout import Dropout
+from snnkit.neurons import IF
+from snnkit.train import Recipe, evaluate, fit, shift
+
+TOY = Recipe(epochs=4, batch=16, learning_rate=0.1, augment=False, flip=False, precision="fp32")
+
+
+def toy(split: str, count: int = 64, seed: int = 0) -> Split:
+    """Two classes: bright in the upper or in the lower half, on noise; 8x8 pixels, one channel."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    pixels = torch.randint(0, 60, (count, 1, 8, 8), generator=generator)
+    for image, label in zip(pixels, labels, strict=True):
+        image[:, 4 * label : 4 * label + 4] += 150
+    mean, classes = torch.full((1, 8, 8), 0.4), ("up", "down")
+    return Split(pixels.to(torch.uint8), labels, mean, classes, torch.arange(count), "toy", "toy", split)
+
+
+def toy_net(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hidden = nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), Dropout(0.25)
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(16, 2))
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_it_learns_a_toy_problem():
+    net, validation = toy_net(), toy("validation", 40, seed=1)
+    before = evaluate(net, validation)
+    history = fit(net, toy("train"), validation, TOY, say=quiet)
+    assert before < 0.9
+    assert evaluate(net, toy("test", 100, seed=2)) == 1
+    assert [row["epoch"] for row in history.rows] == [1, 2, 3, 4]
+    assert history.rows[-1]["loss"] < history.rows[0]["loss"] / 2
+    assert history.seconds > 0
+    assert not net.training
+
+
+def test_it_learns_real_digits_with_a_convolutional_net():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = models.build("vgg3", width=1 / 8, in_channels=1, size=8, dropout=0.1)
+    splits = {split: data.load("digits", split, size=8) for split in ("train", "validation")}
+    models.unit_variance_init(net, splits["train"].subset(64).images)
+    fit(net, splits["train"], splits["validation"], replace(TOY, epochs=4, batch=32, learning_rate=0.05), say=quiet)
+    assert evaluate(net, splits["validation"]) > 0.8
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_global_generator_holds():
+    nets = [toy_net() for _ in range(3)]
+    recipe = replace(TOY, augment=True, flip=True, epochs=2)
+    for i, (net, seed) in enumerate(zip(nets, (0, 0, 1), strict=True)):
+        torch.manual_seed(i)
+        state = torch.random.get_rng_state()
+        fit(net, toy("train"), toy("validation"), replace(recipe, seed=seed), say=quiet)
+        assert torch.equal(torch.random.get_rng_state(), state)  # and leaves that one alone
+    assert same_weights(nets[0], nets[1])
+    assert not same_weights(nets[0], nets[2])
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", ["after an epoch", "within an epoch"])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monkeypatch, stop_at):
+    recipe, splits = replace(TOY, augment=True, flip=True), (toy("train"), toy("validation", seed=1))
+    whole = toy_net()
+    uninterrupted = fit(whole, *splits, recipe, say=quiet)
+
+    def stop(line):
+        if stop_at == "after an epoch" and line.startswith("epoch 2/"):
+            raise Stopped
+
+    calls, real = [], train.shift
+
+    def counted(*arguments):
+        calls.append(arguments)
+        if stop_at == "within an epoch" and len(calls) == 4 * 2 + 3:  # four batches an epoch
+            raise Stopped
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "shift", counted)
+        with pytest.raises(Stopped):
+            fit(toy_net(), *splits, recipe, tmp_path, say=stop)
+    lines, resumed = [], toy_net(seed=99)  # another process would start from other weights
+    history = fit(resumed, *splits, recipe, tmp_path, say=lines.append)
+    assert lines[0] == "resuming after epoch 2 of 4"
+    assert [line[:9] for line in lines[1:]] == ["epoch 3/4", "epoch 4/4"]
+    assert history.rows == uninterrupted.rows
+    assert history.best_epoch == uninterrupted.best_epoch
+    assert same_weights(resumed, whole)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first, again, lines = toy_net(), toy_net(seed=99), []
+    history = fit(first, toy("train"), toy("validation"), TOY, tmp_path, say=quiet)
+    assert fit(again, toy("train"), toy("validation"), TOY, tmp_path, say=lines.append) == history
+    assert lines == ["resuming after epoch 4 of 4"]
+    assert same_weights(first, again)
+
+
+def test_the_state_of_another_recipe_is_refused(tmp_path):
+    fit(toy_net(), toy("train"), toy("validation"), replace(TOY, epochs=1), tmp_path, say=quiet)
+    with pytest.raises(ValueError, match=r"state\.pt belongs to another recipe .*use another folder or delete it"):
+        fit(toy_net(), toy("train"), toy("validation"), TOY, tmp_path, say=quiet)
+
+
+@pytest.mark.parametrize("accuracies", [[0.5, 0.9, 0.7, 0.9], [0.9, 0.1, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
+def test_it_ends_with_the_weights_of_the_best_epoch_the_earliest_of_equals(monkeypatch, accuracies):
+    net, seen = toy_net(), []
+
+    def judged(net, split, **options):
+        seen.append({name: value.clone() for name, value in net.state_dict().items()})
+        return accuracies[len(seen) - 1]
+
+    monkeypatch.setattr(train, "evaluate", judged)
+    history = fit(net, toy("train"), toy("validation"), TOY, say=quiet)
+    best = accuracies.index(max(accuracies))
+    assert history.best_epoch == best + 1
+    assert all(torch.equal(value, seen[best][name]) for name, value in net.state_dict().items())
+    assert not all(torch.equal(value, seen[best - 1][name]) for name, value in net.state_dict().items())
+
+
+def test_a_loss_that_is_no_number_stops_the_run_in_one_line():
+    net = toy_net()
+    nn.init.constant_(net[-1].weight, float("nan"))
+    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 1; lower the learning rate") as stop:
+        fit(net, toy("train"), toy("validation"), TOY, say=quiet)
+    assert "\n" not in str(stop.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot write .*state\.pt") as refusal:
+        fit(toy_net(), toy("train"), toy("validation"), TOY, tmp_path / "taken", say=quiet)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_state_file_stands_alone_when_training_ends(tmp_path):
+    fit(toy_net(), toy("train"), toy("validation"), TOY, tmp_path, say=quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_momentum_learning_rate_and_smoothing_of_the_recipe_are_used():
+    def weights(**changes):
+        net = toy_net()
+        fit(net, toy("train"), toy("validation"), replace(TOY, epochs=1, **changes), say=quiet)
+        return net
+
+    base = weights()
+    for changes in ({"momentum": 0.5}, {"learning_rate": 0.05}, {"label_smoothing": 0.1}, {"weight_decay": 0.1}):
+        assert not same_weights(base, weights(**changes)), changes
+
+
+def test_the_learning_rate_cycles_once_and_the_momentum_against_it(monkeypatch):
+    seen, real = [], torch.optim.SGD.step
+
+    def step(optimizer, *arguments):
+        seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
+        return real(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    fit(toy_net(), toy("train", 160), toy("validation"), replace(TOY, epochs=2, learning_rate=0.1), say=quiet)
+    rates, momenta = zip(*seen, strict=True)
+    assert len(rates) == 20
+    assert max(rates) == rates[3] == pytest.approx(0.1)
+    assert rates[-1] < 1e-4
+    assert momenta[0] == momenta[-1] == pytest.approx(0.95)
+    assert min(momenta) == momenta[3] == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_a_run_of_a_few_steps_trains_too(epochs):
+    net = toy_net()
+    history = fit(net, toy("train", 16), toy("validation"), replace(TOY, epochs=epochs), say=quiet)
+    assert len(history.rows) == epochs
+    assert not same_weights(net, toy_net())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 0}, "epochs is 0; it must be above 0"),
+        ({"batch": -1}, "batch is -1; it must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"momentum": 0.0}, r"momentum is 0.0; it must lie in \[0.05, 0.95\)"),
+        ({"momentum": 1.0}, r"momentum is 1.0"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Recipe(**changes)
+
+
+# --- augmentation and evaluation ---
+
+
+def test_shift_moves_each_image_whole_and_fills_with_the_mean():
+    images = torch.rand(60, 2, 8, 8) + 1
+    moved = shift(images, 2, torch.Generator().manual_seed(0))
+    padded, offsets = nn.functional.pad(images, (2,) * 4), set()
+    for image, result in zip(padded, moved, strict=True):
+        places = [(i, j) for i in range(5) for j in range(5) if torch.equal(image[:, i : i + 8, j : j + 8], result)]
+        assert len(places) == 1
+        offsets.update(places)
+    assert len(offsets) > 15  # 25 are possible
+
+
+def test_images_are_flipped_half_the_time_only_if_asked(monkeypatch):
+    asked, images = [], toy("train", 64)
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = toy_net()
+
+        def forward(self, x):
+            if self.training:
+                asked.append(x.detach().clone())
+            return self.inner(x)
+
+    for flip in (False, True):
+        asked.clear()
+        fit(Spy(), images, images, replace(TOY, epochs=1, flip=flip), say=quiet)
+        originals = {tuple(image.flatten().tolist()) for image in images.images}
+        kept = sum(tuple(image.flatten().tolist()) in originals for image in torch.cat(asked))
+        if flip:
+            mirrored = sum(tuple(image.flip(-1).flatten().tolist()) in originals for image in torch.cat(asked))
+            assert kept + mirrored == 64
+            assert 16 <= kept <= 48  # outside: probability 1e-4 for a fair coin, and the seed is fixed
+        else:
+            assert kept == 64
+
+
+def test_evaluate_is_the_share_of_right_answers_in_eval_mode():
+    split = toy("test", 30)
+    net = nn.Sequential(nn.Dropout(0.99), nn.Flatten(), nn.Linear(64, 2)).train()
+    right = 0
+    net.eval()
+    for image, label in zip(split.images, split.labels, strict=True):
+        right += int(net(image[None]).argmax()) == int(label)
+    net.train()
+    assert evaluate(net, split, batch=7) == right / 30
+    assert not net.training
+
+
+# --- cost ---
+
+
+def test_macs_of_a_small_net_by_hand():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),  # 3 * 4 * 9 * 8 * 8 = 6912
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(4, 8, 3, padding=1, bias=False),  # 4 * 8 * 9 * 4 * 4 = 4608
+        nn.Flatten(),
+        nn.Linear(128, 10, bias=False),  # 1280
+    )
+    estimate = cost.estimate(net, torch.rand(5, 3, 8, 8), 1000)
+    assert estimate.macs == 6912 + 4608 + 1280
+    assert estimate.presentations == 1000
+    assert estimate.seconds == pytest.approx(12800 * 1000 / estimate.rate)
+
+
+def test_macs_of_a_spiking_net_are_those_of_one_step():
+    ann, snn = (models.build("vgg3x2", neuron, width=1 / 8, size=8) for neuron in (None, IF))
+    expected = 9 * (3 * 8 * 64 + 8 * 8 * 64 + 2 * 8 * 8 * 16) + 8 * 4 * 64 + 64 * 10  # the repeated layer counts twice
+    assert cost.estimate(ann, torch.rand(4, 3, 8, 8), 1).macs == expected
+    assert cost.estimate(snn, torch.rand(4, 3, 8, 8), 1).macs == expected
+
+
+def test_estimating_leaves_the_net_and_the_random_numbers_alone():
+    net, twin = toy_net().train(), toy_net().train()
+    net[4].eval()
+    state = torch.random.get_rng_state()
+    cost.estimate(net, torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 10)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert same_weights(net, twin)
+    assert [module.training for module in net.modules()] == [True] * 5 + [False, True]
+
+
+def test_the_estimate_is_said_before_training_starts():
+    lines = []
+    fit(toy_net(), toy("train"), toy("validation"), replace(TOY, epochs=2), say=lines.append)
+    # three passes an image and epoch: one forward, two worth of backward
+    words = r"training, forward and backward: 0\.0 M MAC x 384 image-steps at \d+ GMAC/s: about \d+ s"
+    assert re.fullmatch(words, lines[0])
+    assert [line[:9] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
+    assert "validation" in lines[1]
+    assert lines[1].endswith("left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (42.4, "42 s"), (99, "99 s"), (120, "2 min"), (5400, "90 min"), (6000, "1.7 h"), (12600, "3.5 h")],
+)
+def test_durations_read_as_people_say_them(seconds, words):
+    assert cost.duration(seconds) == words
+    assert str(cost.Estimate(2_000_000, 500, 1e9 / seconds)).endswith(f"about {words}")

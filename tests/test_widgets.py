@@ -1,0 +1,159 @@
+"""The explorers' Python side: state for the browser, validation, shared draws."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import traitlets
+
+import snnkit
+from snnkit import plots, widgets
+
+FOLDER = Path(snnkit.__file__).parent
+
+
+def accuracy(timesteps=(10, 100), scales=(0.5, 1.0, 2.0), **changes):
+    grid = np.linspace(0.1, 0.7, len(scales) * len(timesteps)).reshape(len(scales), len(timesteps))
+    arguments = {"accuracy": {"spike-norm": grid, "data": grid / 2}, "ann_accuracy": 0.76, "images": 500} | changes
+    return widgets.accuracy_explorer(list(timesteps), list(scales), **arguments)
+
+
+def test_draws_are_one_fixed_grid_of_uniforms():
+    draws = widgets.uniform_draws(2)
+    assert draws.shape == (widgets.SEEDS, widgets.LONGEST, 2)
+    assert draws.dtype == np.float32
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    assert np.array_equal(draws, widgets.uniform_draws(2))
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    widgets.uniform_draws(2)
+    assert torch.equal(before, torch.random.get_rng_state()), "the shared draws must leave torch's generator alone"
+
+
+def test_rows_of_the_draws_differ():
+    draws = widgets.uniform_draws(1)[..., 0]
+    assert np.abs(np.corrcoef(draws) - np.eye(widgets.SEEDS)).max() < 0.2  # 4.5 standard errors of 500 steps
+
+
+@pytest.mark.parametrize(("make", "inputs"), [(widgets.neuron_explorer, 1), (widgets.two_input_explorer, 2)])
+def test_the_widget_ships_the_draws(make, inputs):
+    shipped = np.frombuffer(make().draws, dtype="<f4").reshape(widgets.SEEDS, widgets.LONGEST, inputs)
+    assert np.array_equal(shipped, widgets.uniform_draws(inputs))
+
+
+@pytest.mark.parametrize("make", [widgets.neuron_explorer, widgets.two_input_explorer, accuracy])
+def test_the_state_is_json_but_for_its_binary_traits(make):
+    state = {name: value for name, value in make().get_state().items() if name != "layout"}
+    binary = {name for name, value in state.items() if isinstance(value, bytes | memoryview)}
+    assert binary <= {"draws", "grid"}
+    json.dumps({name: value for name, value in state.items() if name not in binary}, allow_nan=False)
+
+
+@pytest.mark.parametrize("make", [widgets.neuron_explorer, widgets.two_input_explorer, accuracy])
+def test_all_explorers_share_one_script_and_one_style_sheet(make):
+    assert str(make()._esm) == (FOLDER / "explorers.js").read_text(encoding="utf-8")
+    assert str(make()._css) == (FOLDER / "explorers.css").read_text(encoding="utf-8")
+
+
+def test_what_the_reader_chooses_is_read_and_set_by_name():
+    explorer = widgets.neuron_explorer(intensity=0.25, weight=-1, threshold=2, timesteps=7, reset="subtract", seed=3)
+    chosen = [getattr(explorer, name) for name in ("intensity", "weight", "threshold", "timesteps", "reset", "seed")]
+    assert chosen == [0.25, -1.0, 2.0, 7, "subtract", 3]
+    explorer.set_state({"intensity": 1, "timesteps": 12})  # what the browser sends: JSON has no 1.0
+    assert (explorer.intensity, explorer.timesteps) == (1.0, 12)
+
+
+def test_sliders_take_their_bounds_from_the_traits():
+    bounds = widgets.two_input_explorer().bounds
+    assert bounds["threshold"] == [0.5, 4.0, 0.05]
+    assert bounds["timesteps"] == [1, widgets.LONGEST, 1]
+    assert bounds["seed"] == [0, widgets.SEEDS - 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"intensity": 1.5}, "intensity is 1.5; intensity takes a number from -1 to 1"),
+        ({"intensity": float("nan")}, "intensity is nan; intensity takes a number from -1 to 1"),
+        ({"weight": "big"}, "weight is 'big'; weight takes a number from -2 to 2"),
+        ({"threshold": 0}, "threshold is 0; threshold takes a number from 0.1 to 4"),
+        ({"timesteps": 0}, "timesteps is 0; timesteps takes a whole number from 1 to 500"),
+        ({"timesteps": 2.5}, "timesteps is 2.5; timesteps takes a whole number from 1 to 500"),
+        ({"seed": True}, "seed is True; seed takes a whole number from 0 to 9"),
+        ({"reset": "none"}, "reset is 'none'; use one of 'zero', 'subtract'"),
+    ],
+)
+def test_a_value_out_of_range_gets_one_line(values, line):
+    with pytest.raises(traitlets.TraitError, match=f"^{re.escape(line)}$"):
+        widgets.neuron_explorer(**values)
+    explorer = widgets.neuron_explorer()
+    (name,) = values
+    before = getattr(explorer, name)
+    with pytest.raises(traitlets.TraitError, match=f"^{re.escape(line)}$"):
+        setattr(explorer, name, values[name])
+    assert getattr(explorer, name) == before
+
+
+def test_accuracy_grid_travels_as_float32_in_method_order():
+    explorer = accuracy()
+    grid = np.frombuffer(explorer.grid, dtype="<f4").reshape(2, 3, 2)
+    assert explorer.methods == ["spike-norm", "data"]
+    assert grid[0, 2, 1] == np.float32(0.7)
+    assert grid[1, 2, 1] == np.float32(0.35)
+
+
+def test_accuracy_starts_at_unscaled_thresholds_and_the_longest_run():
+    explorer = accuracy()
+    assert (explorer.scale, explorer.at, explorer.shown) == (1.0, 100, ["spike-norm", "data"])
+
+
+def test_methods_keep_their_colours_and_others_get_free_ones():
+    grid = np.full((3, 2), 0.5)
+    explorer = accuracy(accuracy={"data": grid, "mine": grid, "yours": grid})
+    assert explorer.colours[0] == plots.COLOURS["data"]
+    assert len(set(explorer.colours)) == 3
+
+
+def test_the_grid_limits_what_can_be_chosen():
+    explorer = accuracy()
+    explorer.scale, explorer.at, explorer.shown = 2, 10, ["data"]
+    for name, value in (("scale", 0.7), ("at", 11), ("shown", ["model"])):
+        with pytest.raises(traitlets.TraitError, match=f"^{name} is .*; the grid has "):
+            setattr(explorer, name, value)
+    assert (explorer.scale, explorer.at, explorer.shown) == (2.0, 10, ["data"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"timesteps": []}, "timesteps is []; give a rising list"),
+        ({"timesteps": [100, 10]}, "timesteps is [100, 10]; give a rising list"),
+        ({"scales": [0.0, 1.0]}, "scales is [0.0, 1.0]; give a rising list"),
+        ({"accuracy": {}}, "accuracy is empty"),
+        ({"accuracy": {"data": np.zeros((2, 3))}}, "accuracy['data'] has shape (2, 3); it must be (3, 2)"),
+        ({"accuracy": {"data": np.full((3, 2), 76.0)}}, "accuracy['data'] leaves [0, 1] or holds NaN; give fractions"),
+        ({"accuracy": {"data": np.full((3, 2), np.nan)}}, "accuracy['data'] leaves [0, 1] or holds NaN"),
+        ({"ann_accuracy": 76.0}, "ann_accuracy leaves [0, 1]"),
+        ({"images": 0}, "images is 0; give the number of images"),
+    ],
+)
+def test_an_accuracy_grid_that_makes_no_sense_gets_one_line(changes, line):
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}.*$"):
+        accuracy(**changes)
+
+
+def test_the_style_sheet_has_the_colours_of_the_figures():
+    css = (FOLDER / "explorers.css").read_text(encoding="utf-8")
+    declared = dict(re.findall(r"--snn-([a-z-]+): (#[0-9A-F]{6})", css))
+    for name in ("zero", "subtract", "data", "spike-norm", "positive", "negative"):
+        assert declared[name] == plots.COLOURS[name]
+
+
+def test_the_script_stays_small():
+    assert (FOLDER / "explorers.js").stat().st_size < 30_000  # every page with an explorer carries it
