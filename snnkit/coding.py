@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 
 
@@ -36,7 +38,7 @@ def constant(images: torch.Tensor, timesteps: int) -> torch.Tensor:
 
 def check_timesteps(timesteps: int) -> None:
     """Raise ValueError unless `timesteps` is a whole number of at least 1."""
-    if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
+    if not isinstance(timesteps, Integral) or isinstance(timesteps, bool) or timesteps < 1:
         raise ValueError(f"timesteps is {timesteps!r}; it must be a whole number of at least 1")
 
 

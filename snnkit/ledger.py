@@ -25,6 +25,23 @@ from snnkit.paths import data_root, data_roots, locate, write_atomically
 ID = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 
+def _commit() -> str | None:
+    """The checkout's commit, with a plus sign when snnkit's files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments):
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", "ledger.py")  # a copy inside somebody else's repository has no commit
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+COMMIT = _commit()  # now, when the code is loaded: a long run may end after the next commit
+
+
 def record(
     id: str,
     value: float,
@@ -45,7 +62,8 @@ def record(
 
     `what` names what was measured in words, `command` repeats it, `count` is the number of images (or samples),
     `interval` (low, high) the 95 % interval, `seconds` the duration, `details` anything else worth keeping (curves).
-    Commit, versions, machine and date are added. Goes to `results/` under `snnkit.paths.data_root()`, or `folder`.
+    Commit (of the code that is loaded, not of a later one), versions, machine and date are added. Goes to `results/`
+    under `snnkit.paths.data_root()`, or `folder`.
 
     Raises ValueError for an id that is no path of words or a value that is no number, OSError when the disk refuses.
     """
@@ -55,7 +73,7 @@ def record(
         raise ValueError(f"the value of {id} is {value}; only finite numbers are recorded")
     entry = {
         "id": id, "value": value, "unit": unit, "what": what, "interval": interval, "count": count, "seed": seed,
-        "data": data, "note": note, "command": command, "seconds": round(seconds, 1), "commit": _commit(),
+        "data": data, "note": note, "command": command, "seconds": round(seconds, 1), "commit": COMMIT,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "machine": machine(), "versions": _versions(),
         "details": details,
     }  # fmt: skip
@@ -122,19 +140,6 @@ def machine() -> str:
         model = found[1]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{model}, {os.cpu_count()} cores{gpu}"
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a plus sign when files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments):
-        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True).stdout
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if git("status", "--porcelain", "snnkit") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _versions() -> dict[str, str]:

@@ -73,11 +73,12 @@ def fit(
 ) -> History:
     """Train `net` (images [B, ...] -> logits [B, K]) in place; it ends with its best validation epoch's weights.
 
-    With a `folder`, the state is kept there after every epoch and a later call with the same recipe goes on where it
-    stopped, to the same result. `say` receives the progress, one line an epoch, after a line with the estimated cost.
+    With a `folder`, the state is kept there after every epoch and a later call with the same recipe and images goes on
+    where it stopped, to the same result. `say` receives the progress, one line an epoch, after a line with the
+    estimated cost.
 
-    Raises ValueError if the folder holds the state of another recipe, FloatingPointError for a loss that is no number,
-    OSError if the folder cannot be written.
+    Raises ValueError if the folder holds the state of another recipe or training set, FloatingPointError for a loss
+    that is no number, OSError if the folder cannot be written.
     """
     net.to(device, memory_format=torch.channels_last)
     steps_per_epoch = -(-len(train) // recipe.batch)
@@ -96,9 +97,10 @@ def fit(
     state_file = Path(folder) / "state.pt" if folder is not None else None
     if state_file is not None and state_file.is_file():
         state = torch.load(state_file, map_location=device, weights_only=True)
-        if state["recipe"] != asdict(recipe):
+        if state["recipe"] != asdict(recipe) or state["images"] != train.describe():
             raise ValueError(
-                f"{state_file} belongs to another recipe ({state['recipe']}); use another folder or delete it"
+                f"{state_file} belongs to another run ({state['recipe']} on {state['images']}); "
+                "use another folder or delete it"
             )
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
@@ -120,8 +122,9 @@ def fit(
             best = copy.deepcopy(net.state_dict())
         rows.append({"epoch": epoch + 1, "loss": loss, "validation": accuracy})
         if state_file is not None:
-            state = {"recipe": asdict(recipe), "net": net.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"schedule": schedule.state_dict(), "rows": rows, "best": best, "seconds": seconds}
+            state = {"recipe": asdict(recipe), "images": train.describe(), "net": net.state_dict(), "rows": rows}
+            state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            state |= {"best": best, "seconds": seconds}
             buffer = io.BytesIO()
             torch.save(state, buffer)
             write_atomically(state_file, buffer.getvalue())

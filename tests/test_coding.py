@@ -125,6 +125,10 @@ def test_a_number_of_steps_that_is_no_whole_number_from_one_is_refused(encode, t
     assert "\n" not in str(refusal.value)
 
 
+def test_a_whole_number_of_numpys_is_one_too():
+    assert coding.constant(torch.zeros(1, 2), np.int64(3)).shape == (3, 1, 2)
+
+
 @pytest.mark.parametrize("value", [1.001, -1.5])
 def test_poisson_refuses_values_beyond_one_and_says_what_to_do(value):
     with pytest.raises(ValueError, match=f"{abs(value):.4g}.*\\[-1, 1\\].*subtract the mean"):

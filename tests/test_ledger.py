@@ -39,6 +39,11 @@ def test_a_record_comes_back_with_its_birth_certificate(tmp_path):
     assert ledger.ids(tmp_path) == ["SN/a/b"]
 
 
+def test_a_record_names_the_commit_that_was_loaded_not_a_later_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("asked git again"))
+    assert ledger.record("a", 1.0, **COMPLETE, folder=tmp_path)["commit"] == ledger.COMMIT
+
+
 def test_ours_stands_beside_the_papers(tmp_path):
     id = "SN/table1/cifar10-vgg16/spike-norm"
     ledger.record(id, 16.0, **COMPLETE, folder=tmp_path)

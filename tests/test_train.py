@@ -120,10 +120,12 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert same_weights(first, again)
 
 
-def test_the_state_of_another_recipe_is_refused(tmp_path):
+def test_the_state_of_another_run_is_refused(tmp_path):
     fit(toy_net(), toy("train"), toy("validation"), replace(TOY, epochs=1), tmp_path, say=quiet)
-    with pytest.raises(ValueError, match=r"state\.pt belongs to another recipe .*use another folder or delete it"):
-        fit(toy_net(), toy("train"), toy("validation"), TOY, tmp_path, say=quiet)
+    fewer = toy("train").first(16)
+    for images, recipe in ((toy("train"), TOY), (fewer, replace(TOY, epochs=1))):
+        with pytest.raises(ValueError, match=r"state\.pt belongs to another run .*use another folder or delete it"):
+            fit(toy_net(), images, toy("validation"), recipe, tmp_path, say=quiet)
 
 
 @pytest.mark.parametrize("accuracies", [[0.5, 0.9, 0.7, 0.9], [0.9, 0.1, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])

@@ -247,13 +247,15 @@ def alone(chromium):
 
 
 def look(explorer) -> dict[str, str]:
-    """What a reader of this explorer has before them: picture, description, read-out."""
-    picture = explorer.locator("svg[role=img]")
-    return {
-        "picture": picture.inner_html(),
-        "description": picture.get_attribute("aria-label"),
-        "read-out": explorer.locator("output").inner_text(),
-    }
+    """What a reader of this explorer has before them, in one glance: picture, description, read-out."""
+    return explorer.evaluate("""(node) => {
+        const picture = node.querySelector("svg[role=img]");
+        return {
+            picture: picture.innerHTML,
+            description: picture.getAttribute("aria-label"),
+            "read-out": node.querySelector("output").innerText,
+        };
+    }""")
 
 
 def await_change(explorer, before: dict[str, str]) -> set[str]:
