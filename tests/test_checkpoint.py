@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from snnkit import checkpoint, convert, models
-from snnkit.neurons import LIF
+from snnkit.neurons import IF, LIF
 from snnkit.paths import locate
 from snnkit.simulation import simulate
 
@@ -136,3 +136,10 @@ def test_every_shipped_checkpoint_loads_and_names_its_command():
         assert 0 < loaded.facts["test_accuracy"] <= 1
         assert file.stat().st_size < 35e6
     assert sum(file.stat().st_size for file in files) < 150e6
+
+
+def test_a_net_of_two_kinds_of_neurons_is_refused(tmp_path):
+    net = nn.Sequential(IF(), nn.Linear(2, 2), LIF(leak=0.5))
+    with pytest.raises(ValueError, match=r"mixes neurons .*\(0\.5, 'zero'\), \(1\.0, 'zero'\)"):
+        checkpoint.save(tmp_path / "net.safetensors", net)
+    assert not list(tmp_path.iterdir())

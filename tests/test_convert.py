@@ -66,7 +66,7 @@ def test_model_norm_sums_the_positive_weights_of_a_convolution_over_its_whole_ke
 
 def test_percentile_norm_ignores_the_largest_activations():
     net = nn.Sequential(linear([1.0]), nn.ReLU(), linear([1.0]))
-    values = torch.cat([torch.linspace(0.001, 0.5, 999), torch.tensor([1.0]), -torch.ones(500)])[:, None]
+    values = torch.cat([torch.linspace(0.001, 0.5, 999), torch.tensor([1.0]), -torch.ones(5000)])[:, None]
     assert convert.data_norm(net, values)["0"] == 1.0
     assert convert.percentile_norm(net, values, 99)["0"] == pytest.approx(0.495, abs=2e-3)
     assert convert.percentile_norm(net, values, 100) == convert.data_norm(net, values)
@@ -136,6 +136,7 @@ def test_packed_train_returns_what_went_in_beyond_its_memory():
         train.append(block.double())
     for _ in range(2):
         assert all(torch.equal(a.double(), b) and b.dtype == torch.float64 for a, b in zip(blocks, train, strict=True))
+    assert train._file._rolled, "it is on disk, not in memory"
 
 
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
@@ -191,7 +192,7 @@ def test_the_ann_is_left_alone(three_layers, images):
     before = copy.deepcopy(three_layers.state_dict())
     spiking = convert.to_spiking(three_layers, images, timesteps=5)
     assert three_layers.training
-    assert not spiking.training
+    assert not any(module.training for module in spiking.modules())
     assert all(torch.equal(before[k], v) for k, v in three_layers.state_dict().items())
     assert isinstance(three_layers[1], nn.ReLU)
 
@@ -205,6 +206,8 @@ def test_every_pass_of_a_backres_block_has_its_own_threshold():
     spiking = convert.to_spiking(net, thresholds=thresholds)
     with torch.no_grad():
         assert set(simulate(spiking, images, 5).rates) == set(thresholds) - {"fc2"}
+    with pytest.raises(ValueError, match=r"conv2#1 shares its weights with another pass"):
+        convert.normalise_weights(net, thresholds)
 
 
 def test_functional_and_shared_relus_are_converted_call_by_call():
