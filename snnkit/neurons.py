@@ -11,21 +11,14 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from snnkit.scan import Dynamics, State, scan
 from snnkit.surrogate import Fire, Surrogate
 
 RESETS = ("zero", "subtract")
-
-
-class State(NamedTuple):
-    """What a neuron layer remembers between steps: tensors [B, ...]."""
-
-    membrane: torch.Tensor
-    since_spike: torch.Tensor | None = None  # steps since the latest spike; infinite before the first
 
 
 def step(current, state: State, leak: float, threshold, reset: str, surrogate: Surrogate | None = None):
@@ -148,47 +141,12 @@ class LIF(Stateful):
             membrane = torch.zeros_like(currents[0], dtype=wide, requires_grad=False)
             timed = getattr(self.surrogate, "needs_spike_times", False)
             state = State(membrane, torch.full_like(membrane, torch.inf) if timed else None)
-        differentiable = torch.is_grad_enabled() and (folded.requires_grad or state.membrane.requires_grad)
-        scan = self._scan if differentiable else self._scan_in_place
-        threshold = self.threshold.to(wide)
-        spikes, presentation.states[self], count = scan(currents, state, threshold)
+        dynamics = Dynamics(self.leak, self.threshold.to(wide), self.reset, self.surrogate)
+        spikes, presentation.states[self], count = scan(currents, state, dynamics)
         presentation.spike_counts[self] += count
         presentation.neuron_counts[self] = spikes[0].numel()
         presentation.widest = max(presentation.widest, spikes[0].numel())
         return spikes.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
-
-    def _scan(self, currents, state: State, threshold):
-        """The scan as a composition of `step`s, for autograd: spikes [T, B, ...], the last state, spikes in all."""
-        train, count = [], 0.0
-        for current in currents.unbind(0):  # indexing currents[t] here would cost O(T^2) in the backward pass
-            spikes, state = step(
-                current.to(state.membrane.dtype), state, self.leak, threshold, self.reset, self.surrogate
-            )
-            train.append(spikes.to(currents.dtype))
-            count += spikes.detach().sum().double()
-        return torch.stack(train), state, count
-
-    def _scan_in_place(self, currents, state: State, threshold):
-        """The same numbers as `_scan` without autograd, in preallocated memory of one dtype.
-
-        Elementwise operations on mixed dtypes are about three times slower, so narrow currents are widened first, and
-        whether a neuron fired is kept as 0.0 or 1.0.
-        """
-        membrane = state.membrane.clone()
-        train = torch.empty_like(currents)
-        fired = torch.empty_like(membrane)
-        since_spike, count = state.since_spike, 0.0
-        for current, spikes in zip(currents.unbind(0), train.unbind(0), strict=True):
-            if self.leak != 1:
-                membrane.mul_(self.leak)
-            membrane.add_(current if current.dtype == fired.dtype else fired.copy_(current))
-            torch.ge(membrane, threshold, out=fired)
-            spikes.copy_(fired)
-            count += fired.sum().double()
-            membrane.addcmul_(fired, membrane if self.reset == "zero" else threshold, value=-1)
-            if since_spike is not None:
-                since_spike = since_spike.masked_fill(fired > 0, 0) + 1
-        return train, State(membrane, since_spike), count
 
 
 class IF(LIF):

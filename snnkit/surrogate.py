@@ -1,7 +1,8 @@
 """Surrogate gradients: what backpropagation uses in place of the derivative of a spike.
 
 A surrogate is a function of (membrane, threshold, steps since the last spike) that returns d spike / d membrane,
-all three broadcastable tensors. Each function below makes one.
+all three broadcastable tensors. Each function below makes one. A surrogate of only two values, 0 and a height, may say
+so in an attribute `height`; one that reads the third argument sets `needs_spike_times`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ def rectangle(width: float = 1.0) -> Surrogate:
     _positive("width", width)
 
     def derivative(membrane, threshold, since_spike):
-        return ((membrane - threshold).abs() <= width / 2).to(membrane.dtype) / width
+        distance = (membrane - threshold).abs_()
+        return torch.le(distance, width / 2, out=distance).div_(width)
 
+    derivative.height = 1 / width
     return derivative
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from snnkit import simulate
-from snnkit.neurons import IF, LIF, Presentation, State, presenting, step
+from snnkit.neurons import IF, LIF, Presentation, presenting, step
+from snnkit.scan import Dynamics, State, scan
 from snnkit.surrogate import spike_time, triangle
 
 
@@ -100,18 +101,19 @@ layers = dict(
 @given(**layers)
 @settings(deadline=None, max_examples=60, derandomize=True)
 def test_both_scans_equal_the_plain_double_loop_bit_for_bit(currents, leak, threshold, reset):
-    neuron = LIF(leak, threshold, reset, spike_time())
     spikes, membranes, since_spike = slow(currents, leak, threshold, reset)
     train = torch.tensor(currents, dtype=torch.float64)
     start = State(torch.zeros_like(train[0]), torch.full_like(train[0], math.inf))
-    limit = torch.tensor(threshold, dtype=torch.float64)
-    for scan in (neuron._scan, neuron._scan_in_place):
-        fired, state, count = scan(train, start, limit)
+    dynamics = Dynamics(leak, torch.tensor(threshold, dtype=torch.float64), reset, spike_time())
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            fired, state, count = scan(train.clone().requires_grad_(grad), start, dynamics)
         assert fired.tolist() == spikes
         assert count == fired.sum()
         assert state.membrane.tolist() == membranes[-1]
-        assert state.since_spike.tolist() == since_spike[-1]
-    assert (start.membrane == 0).all()  # neither scan wrote into the state that it was given
+        if grad:  # only gradients need the times
+            assert state.since_spike.tolist() == since_spike[-1]
+    assert (start.membrane == 0).all()  # the scan did not write into the state that it was given
 
 
 @given(**layers)
