@@ -21,7 +21,8 @@ from snnkit.simulation import Simulation, inference_precision, simulate
 class Outcome:
     """`correct` bool [images, len(at)]: was the answer right after `at[i]` steps; `rates` {layer: spikes per step}.
 
-    `correct_by_spikes` is the same run read out by firing output neurons, None if there were none; `seconds` it took.
+    `correct_by_spikes` is the same run read out by firing output neurons, None if there were none; `seconds` it took;
+    `precision` as it was chosen (see `snnkit.simulation.choose_precision`).
     """
 
     at: tuple[int, ...]
@@ -29,6 +30,7 @@ class Outcome:
     rates: dict[str, float]
     correct_by_spikes: torch.Tensor | None = None
     seconds: float = 0.0
+    precision: str | None = None
 
     @property
     def accuracy(self) -> torch.Tensor:
@@ -77,7 +79,7 @@ def over_time(
             done = torch.cat(correct)
             say(f"{len(done)}/{len(split)} images, {done[:, -1].double().mean():.1%} correct after {at[-1]} steps")
     fired = torch.cat(by_spikes) if by_spikes else None
-    return Outcome(at, torch.cat(correct), rates, fired, time.perf_counter() - start)
+    return Outcome(at, torch.cat(correct), rates, fired, time.perf_counter() - start, result.precision)
 
 
 def _right(result: Simulation, at: tuple[int, ...], labels: torch.Tensor) -> torch.Tensor:

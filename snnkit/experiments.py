@@ -18,7 +18,6 @@ def record_conversion(
     thresholds: dict[str, float],
     split: Split,
     net_name: str,
-    precision: str,
     calibration_images: int,
     calibration_timesteps: int,
 ) -> dict:
@@ -44,7 +43,7 @@ def record_conversion(
     note = (
         f"{net_name}, T = {at[-1]}, thresholds from {calibration_images} training images"
         + (f" x {calibration_timesteps} steps" if run.startswith("spike-norm") else "")
-        + f", precision {precision}, {len(outcomes)} seed(s)"
+        + f", precision {outcomes[0].precision}, {len(outcomes)} seed(s)"
     )
     entry = ledger.record(
         f"02_spike_norm/{profile}/{run.replace('/', '-')}",

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from snnkit.int8 import spike_bytes
 from snnkit.scan import Dynamics, State, scan
 from snnkit.surrogate import Fire, Surrogate
 
@@ -54,6 +55,7 @@ class Presentation:
         self.spike_counts: defaultdict[nn.Module, float] = defaultdict(float)  # spikes so far, over the batch
         self.neuron_counts: dict[nn.Module, int] = {}  # neurons, over the batch
         self.widest = 0  # elements of the largest input or neuron tensor, per step
+        self.kernels: dict | None = None  # in precision "int8": weights packed so far; spikes are then bytes
 
     def open_chunk(self, timesteps: int) -> None:
         self.timesteps = timesteps
@@ -142,11 +144,14 @@ class LIF(Stateful):
             timed = getattr(self.surrogate, "needs_spike_times", False)
             state = State(membrane, torch.full_like(membrane, torch.inf) if timed else None)
         dynamics = Dynamics(self.leak, self.threshold.to(wide), self.reset, self.surrogate)
-        spikes, presentation.states[self], count = scan(currents, state, dynamics)
+        as_bytes = presentation.kernels is not None
+        dtype = torch.uint8 if as_bytes else folded.dtype
+        spikes, presentation.states[self], count = scan(currents, state, dynamics, dtype)
         presentation.spike_counts[self] += count
         presentation.neuron_counts[self] = spikes[0].numel()
         presentation.widest = max(presentation.widest, spikes[0].numel())
-        return spikes.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
+        spikes = spikes.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
+        return spike_bytes(spikes, presentation.kernels) if as_bytes else spikes
 
 
 class IF(LIF):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from snnkit import coding as codings
+from snnkit.int8 import has_fast_int8
 from snnkit.neurons import Presentation, Stateful, presenting
 
-PRECISIONS = (None, "auto", "fp32", "bf16")
-CHUNK_BYTES = 32 * 2**20  # larger tensors lose a third of the convolution rate to page faults
+PRECISIONS = (None, "auto", "fp32", "bf16", "int8")
+CHUNK_BYTES = 24 * 2**20  # larger tensors cost page faults, smaller ones leave deep layers too few rows
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Simulation:
     """What a net answered over time.
 
     `output` [T, B, K]: the classifier's input current (readout "membrane") or spikes (readout "spikes") at each
-    step. `rates` {layer: spikes per neuron and step, mean over neurons, images and time}.
+    step. `rates` {layer: spikes per neuron and step, mean over neurons, images and time}. `precision`: the one that was
+    chosen, None if dtypes were left alone.
     """
 
     output: torch.Tensor
     rates: dict[str, float]
+    precision: str | None = None
 
     def counts(self) -> torch.Tensor:
         """Evidence accumulated up to and including each step, [T, B, K]: the sum of `output` over time."""
@@ -56,8 +60,8 @@ def simulate(
     [T, B, ...] given as `images`. The run goes in chunks of `chunk` steps (default: as many as keep tensors small, all
     of them under grad), which bounds memory and does not change the result. Torch's grad mode is followed: under grad,
     gradients flow through all T whatever the chunk. `precision`: None leaves dtypes alone; "fp32"; "bf16" runs
-    convolutions and products in bfloat16 with float32 membranes; "auto" takes "bf16" where the processor has it.
-    `device` moves net and images there first.
+    convolutions and products in bfloat16; "int8" convolutions of spikes in integers (see `snnkit.int8`; no gradients);
+    "auto" takes what `choose_precision` says. Membranes are float32 in all. `device` moves net and images there first.
 
     Raises ValueError or TypeError for images, timesteps, coding, chunk or precision that make no sense.
     """
@@ -80,8 +84,13 @@ def simulate(
             )
     elif whole:
         chunk = timesteps
+    precision = choose_precision(precision, images.device)
     layers = {name: m for name, m in net.named_modules() if isinstance(m, Stateful)}
     presentation, outputs, done = Presentation(), [], 0
+    if precision == "int8":
+        if torch.is_grad_enabled():
+            raise ValueError("precision 'int8' has no gradients; simulate under torch.no_grad(), or use 'auto'")
+        presentation.kernels = {}
     # one context for all chunks: the weights are cast once
     with presenting(layers.values(), presentation), inference_precision(precision, images.device):
         while done < timesteps:
@@ -100,7 +109,7 @@ def simulate(
         for name, layer in layers.items()
         if layer in presentation.neuron_counts
     }
-    return Simulation(torch.cat(outputs), rates)
+    return Simulation(torch.cat(outputs), rates, precision)
 
 
 def _fitting_chunk(presentation: Presentation, images: torch.Tensor) -> int:
@@ -128,13 +137,26 @@ def _encoder(coding, images, timesteps, generator):
     raise ValueError(f"unknown coding {coding!r}; use 'poisson', 'constant', or None for a train [T, B, ...]")
 
 
-def inference_precision(precision: str | None, device: torch.device | str):
-    """A context in which convolutions and products run in `precision` (as for `simulate`) on `device`."""
+def choose_precision(precision: str | None, device: torch.device | str) -> str | None:
+    """The precision that a request comes to on `device`.
+
+    "auto" is "bf16" where the hardware computes it, else "fp32"; never "int8", which rounds weights to eight bits and
+    has to be asked for. "int8" without integer convolutions becomes "auto", with a warning. Others stay what they are.
+    Raises ValueError for an unknown precision.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; use one of {', '.join(map(repr, PRECISIONS))}")
-    device = torch.device(device)
-    if precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device)):
-        return torch.autocast(device.type, torch.bfloat16)
+    fast = "bf16" if has_fast_bfloat16(device) else "fp32"
+    if precision == "int8" and not has_fast_int8(device):
+        warnings.warn(f"no integer convolutions on this {torch.device(device).type}; running in {fast}", stacklevel=3)
+        return fast
+    return fast if precision == "auto" else precision
+
+
+def inference_precision(precision: str | None, device: torch.device | str):
+    """A context in which convolutions and products of real numbers run in `precision` (as for `simulate`)."""
+    if choose_precision(precision, device) == "bf16":
+        return torch.autocast(torch.device(device).type, torch.bfloat16)
     return contextlib.nullcontext()
 
 

@@ -42,6 +42,7 @@ def test_accuracy_over_time_equals_simulating_the_batches_by_hand(net, digits, t
     assert found.accuracy.tolist() == pytest.approx(torch.cat(expected).double().mean(0).tolist())
     assert found.rates == {layer: pytest.approx(rates[layer]) for layer in ("conv1", "conv2", "fc1")}
     assert found.seconds > 0
+    assert evaluate.over_time(spiking, digits.first(2), [1], precision="fp32").precision == "fp32"
 
 
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
@@ -114,13 +115,13 @@ def test_a_conversion_record_holds_what_the_chapter_shows(digits, tmp_path, monk
     monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
     right = {n: torch.arange(10)[:, None] < torch.tensor([2, n]) for n in (6, 8)}  # after 5 steps 2 are right
     outcomes = [
-        evaluate.Outcome((5, 30), right[8], {"conv1": 0.5}, right[6], seconds=2.0),
-        evaluate.Outcome((5, 30), right[6], {"conv1": 0.7}, right[6], seconds=1.0),
+        evaluate.Outcome((5, 30), right[8], {"conv1": 0.5}, right[6], 2.0, "bf16"),
+        evaluate.Outcome((5, 30), right[6], {"conv1": 0.7}, right[6], 1.0, "bf16"),
     ]
     ann = torch.arange(len(digits)) < 9
 
     def record(run):
-        experiments.record_conversion(run, outcomes, ann, {"conv1": 1.5}, digits, "net", "auto", 10, 20)
+        experiments.record_conversion(run, outcomes, ann, {"conv1": 1.5}, digits, "net", 10, 20)
         return ledger.ids(tmp_path / "results")
 
     assert record("data/subtract") == ["02_spike_norm/digits/data-subtract"]
@@ -134,6 +135,7 @@ def test_a_conversion_record_holds_what_the_chapter_shows(digits, tmp_path, monk
     entry = ledger.load("02_spike_norm/digits/spike-norm-zero")
     assert (entry["value"], entry["count"], entry["seconds"]) == (70.0, 10, 3.0)
     assert entry["data"].endswith("10 images")
+    assert "precision bf16, 2 seed(s)" in entry["note"]
     assert "spike-norm/zero" in entry["command"]
     details = entry["details"]
     assert (details["at"], details["accuracy"], details["accuracy_by_spikes"]) == ([5, 30], [20.0, 70.0], [20.0, 60.0])
