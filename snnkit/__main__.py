@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
 def train(options) -> None:
     """Train a net, keep its best validation epoch, store it and its one test figure."""
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
+    if options.model not in models.TOPOLOGIES:
+        known = ", ".join(sorted(models.TOPOLOGIES))
+        raise ValueError(f"{options.model!r} cannot be trained as an ANN; the models that can are {known}")
     name = options.name or f"{options.model}-{options.data.replace(':', '-').replace('/', '-')}"
     size = {"size": options.size} if options.size else {}
     train_split = data.load(options.data, "train", limit=options.limit, **size)

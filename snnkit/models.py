@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from snnkit.dropout import Dropout, HeldDropout
+from snnkit.residual import NAME as RESIDUAL
+from snnkit.residual import MSResNet
 
 
 @dataclass(frozen=True)
@@ -203,18 +205,21 @@ def build(
     in_channels: int = 3,
     size: int | None = None,
     dropout: float = 0.0,
-) -> Net:
+) -> nn.Module:
     """Build a topology of the papers by `name`, with freshly initialised weights.
 
-    `neuron` makes one neuron layer a call (`IF`, `functools.partial(LIF, leak=0.9)`); None builds the ANN with
-    ReLUs. `width` scales every hidden channel count, `size` is the side of the square input image in pixels
+    Names are those of `TOPOLOGIES`, and `ms-resnet` with a depth of 6 n + 2 (`ms-resnet20`). `neuron` makes one neuron
+    layer a call (`IF`, `functools.partial(LIF, leak=0.9)`); None builds the ANN with ReLUs, and an MS-ResNet with its
+    paper's LIF. `width` scales every hidden channel count, `size` is the side of the square input image in pixels
     (default 32, or 224 for the `imagenet-` nets), `dropout` the probability of SN's regulariser.
-    Weights start as SN section 7.1 says: normal, standard deviation sqrt(2 / (k^2 n)), n output channels.
+    Convolutions and linear layers start as SN section 7.1 says: normal, standard deviation sqrt(2 / (k^2 n)), n output
+    channels.
 
     Raises ValueError for an unknown name or a width, size or dropout that no net can have.
     """
-    if name not in TOPOLOGIES:
-        raise ValueError(f"unknown model {name!r}; the models are {', '.join(sorted(TOPOLOGIES))}")
+    if name not in TOPOLOGIES and not RESIDUAL.fullmatch(name):
+        known = ", ".join(sorted([*TOPOLOGIES, "ms-resnet20 (or any depth 6 n + 2)"]))
+        raise ValueError(f"unknown model {name!r}; the models are {known}")
     if not width > 0:
         raise ValueError(f"width is {width}; it must be above 0 (1.0 is the paper's net)")
     if not 0 <= dropout < 1:
@@ -225,7 +230,7 @@ def build(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{what} is {value!r}; it must be a whole number of at least 1")
     config = dict(name=name, width=width, num_classes=num_classes, in_channels=in_channels, size=size, dropout=dropout)
-    net = Net(TOPOLOGIES[name], neuron, config)
+    net = Net(TOPOLOGIES[name], neuron, config) if name in TOPOLOGIES else MSResNet(config, neuron)
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_out = module.weight.shape[0] * math.prod(module.weight.shape[2:])

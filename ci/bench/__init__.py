@@ -1,0 +1,1 @@
+"""`make bench`: snnkit beside its peers, in one run, on the same weights and the same spikes."""

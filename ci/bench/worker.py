@@ -1,0 +1,137 @@
+"""One contestant in a process of its own: sets up, then runs once for every line "run" that it reads.
+
+`python -m ci.bench.worker '{"workload": "W1", "contestant": "snnkit", "precision": "fp32", ...}'` answers every run
+with a line of JSON: seconds, and the process's peak memory in bytes; "check" answers with the outputs too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ci.bench import contestants, workloads
+from snnkit import models, neurons, simulate
+from snnkit.surrogate import rectangle
+
+
+class Runner:
+    """A workload as one contestant runs it: `style`, `channels_last`, `precision` and `chunk` say in which mode."""
+
+    def __init__(self, workload, contestant, precision="fp32", style="multi", channels_last=False, chunk=None,
+                 timesteps=None, quick=False, device="cpu"):  # fmt: skip
+        self.workload = workloads.WORKLOADS[workload].smaller() if quick else workloads.WORKLOADS[workload]
+        self.precision, self.style, self.device, self.ours = precision, style, device, contestant == "snnkit"
+        self.timesteps = timesteps or self.workload.timesteps
+        self.chunk = chunk or (self.timesteps if style == "multi" else 1)
+        batch, leak, threshold = self.workload.batch, self.workload.leak, self.workload.threshold
+        if self.ours:
+            surrogate = rectangle() if self.workload.kind == "train" else None
+            make = lambda: neurons.LIF(leak, threshold, "zero", surrogate)  # noqa: E731
+        else:
+            make = lambda: contestants.PEERS[contestant](leak, threshold, style, batch)  # noqa: E731
+        net = models.build(self.workload.model, neuron=make)
+        net.load_state_dict(workloads.weights(self.workload), strict=False)
+        self.net = net.to(
+            device, memory_format=torch.channels_last if channels_last or self.ours else torch.contiguous_format
+        )
+        train = workloads.input_train(self.workload)
+        self.input = train.repeat(-(-self.timesteps // len(train)), 1, 1, 1, 1)[: self.timesteps].to(device)
+        self.labels = torch.arange(batch, device=device) % 10
+        self.channels_last = channels_last
+        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.0)
+
+    def run(self) -> torch.Tensor:
+        """The outputs [T, B, 10] of one presentation; in training, after a backward pass and an optimiser's step."""
+        if self.workload.kind == "infer":
+            self.net.eval()
+            with torch.no_grad():
+                return self._forward()
+        self.net.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self._forward()
+        F.cross_entropy(output.float().mean(0), self.labels).backward()
+        self.optimizer.step()
+        return output.detach()
+
+    def _forward(self) -> torch.Tensor:
+        if self.ours:
+            return simulate(self.net, self.input, self.timesteps, coding=None, precision=self.precision).output
+        contestants.reset(self.net)
+        autocast = self.precision == "bf16"
+        context = torch.autocast(self.device, torch.bfloat16) if autocast else contextlib.nullcontext()
+        outputs = []
+        with context:
+            for chunk in self.input.split(self.chunk):
+                x = chunk.flatten(0, 1)
+                if self.channels_last:
+                    x = x.contiguous(memory_format=torch.channels_last)
+                outputs.append(self.net(x).unflatten(0, (len(chunk), -1)))
+        return torch.cat(outputs)
+
+
+def floor(workload: str, precision: str, quick: bool = False) -> float:
+    """The rate, in MAC/s, of the fastest convolution of the workload's net, run alone in this precision."""
+    spec = workloads.WORKLOADS[workload]
+    net, shapes = models.build(spec.model), []
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda layer, inputs, output: shapes.append((layer, inputs[0].shape[1:])))
+    net(torch.zeros(1, 3, 32, 32))
+    return max(_rate(layer, shape, precision) for layer, shape in set(shapes))
+
+
+@torch.no_grad()
+def _rate(layer: nn.Conv2d, shape, precision: str) -> float:
+    from snnkit.int8 import spike_bytes
+
+    rows = max(1, 2**22 // shape.numel())
+    x = (torch.rand(rows, *shape) < 0.05).float().contiguous(memory_format=torch.channels_last)
+    kernels = {}
+    if precision == "int8":
+        x = spike_bytes(x.to(torch.uint8), kernels)
+    elif precision == "bf16":
+        x, layer = x.bfloat16(), layer.bfloat16()
+    layer, best = layer.to(memory_format=torch.channels_last), float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        layer(x)
+        best = min(best, time.perf_counter() - start)
+    layer.float()
+    return rows * shape[1] * shape[2] * layer.weight.numel() / best
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    options = json.loads(sys.argv[1])
+    if options.pop("floor", False):
+        print(json.dumps({"rate": floor(options["workload"], options["precision"])}), flush=True)
+        return
+    runner = Runner(**options)
+    before = _peak()
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        output = runner.run()
+        if torch.device(runner.device).type == "cuda":
+            torch.cuda.synchronize()
+        answer = {"seconds": time.perf_counter() - start, "peak": _peak(), "before": before}
+        if line.strip() == "check":
+            gradient = next(runner.net.parameters()).grad
+            answer["output"] = output.float().sum(0).tolist()
+            answer["gradient"] = None if gradient is None else gradient.flatten()[:256].tolist()
+        print(json.dumps(answer), flush=True)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
