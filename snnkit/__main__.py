@@ -31,7 +31,7 @@ def train(options) -> None:
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     if options.model not in models.TOPOLOGIES:
         known = ", ".join(sorted(models.TOPOLOGIES))
-        raise ValueError(f"{options.model!r} cannot be trained as an ANN; the models that can are {known}")
+        raise ValueError(f"unknown model {options.model!r} for training an ANN; the models are {known}")
     name = options.name or f"{options.model}-{options.data.replace(':', '-').replace('/', '-')}"
     size = {"size": options.size} if options.size else {}
     train_split = data.load(options.data, "train", limit=options.limit, **size)

@@ -50,8 +50,8 @@ class MSBlock(nn.Module):
 class MSResNet(nn.Module):
     """A net of 6 n + 2 weight layers (MS Table I): `[N, in_channels, size, size] -> [N, num_classes]`.
 
-    Stem conv-BN, three stages of n blocks (16, 32, 64 channels; the map is halved before the second and third), one LIF,
-    spatial mean, classifier.
+    Stem conv-BN, three stages of n blocks (16, 32, 64 channels; the map is halved before the second and third), one
+    LIF, spatial mean, classifier.
     """
 
     def __init__(self, config: dict, neuron: Callable[[], nn.Module] | None):
