@@ -67,6 +67,7 @@ class Chain:
         self.module = fx.GraphModule(net, graph, type(net).__name__)
         self._refuse_what_cannot_spike()
         self.sites = self._find_sites()
+        self._parts: dict[str, fx.GraphModule] = {}  # of `run`
 
     def target(self, node: fx.Node):
         """What a node calls: a module instance, a function, or the name of a tensor method."""
@@ -79,11 +80,14 @@ class Chain:
 
     def run(self, site: Site, value: torch.Tensor) -> torch.Tensor:
         """The input of the neurons at `site`, given the output `value` of the site before."""
-        interpreter = fx.Interpreter(self.module, garbage_collect_values=False)
-        interpreter.env = {site.source: value}
-        for node in site.nodes:
-            interpreter.env[node] = interpreter.run_node(node)
-        return interpreter.env[site.nodes[-1]]
+        if site.key not in self._parts:
+            graph = fx.Graph()
+            copies = {site.source: graph.placeholder("value")}
+            for node in site.nodes:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+            graph.output(copies[site.nodes[-1]])
+            self._parts[site.key] = fx.GraphModule(self.module, graph)
+        return self._parts[site.key](value)
 
     def _find_sites(self) -> list[Site]:
         calls = Counter(node.target for node in self.module.graph.nodes if self.is_a(node, WEIGHTED))

@@ -14,49 +14,57 @@ from snnkit.graph import Chain, Site
 from snnkit.neurons import Presentation, presenting
 from snnkit.simulation import CHUNK_BYTES, inference_precision
 
+Blocks = Iterator[tuple[int, torch.Tensor]]  # (group of images, spikes or currents [t, b, ...]), time by time
+
 
 class PackedTrain:
-    """Blocks of 0/1 spikes [t, b, ...], written once and read in the same order any number of times.
+    """The spikes [T, B, ...] of a layer, written once in blocks and read any number of times.
 
-    Up to `memory` bytes stay in memory, more go to a temporary file that vanishes with the object.
+    Images come in `groups`; `append` takes a block [t, b, ...] of each group in turn. Up to `memory` bytes stay in
+    memory, more go to a temporary file that vanishes with the object.
     """
 
-    def __init__(self, memory: int):
+    def __init__(self, groups: int, memory: int):
         self._file = tempfile.SpooledTemporaryFile(max_size=memory)  # noqa: SIM115 - lives as long as the train
-        self._shapes: list[tuple[torch.Size, torch.dtype, torch.device]] = []
+        self._groups = groups
+        self._written: list[tuple[int, torch.Size, torch.dtype, torch.device]] = []
 
     def append(self, spikes: torch.Tensor) -> None:
         spikes = _channels_to_the_end(spikes)
-        self._shapes.append((spikes.shape, spikes.dtype, spikes.device))
+        self._written.append((self._file.tell(), spikes.shape, spikes.dtype, spikes.device))
         self._file.write(np.packbits(spikes.bool().cpu().numpy()).tobytes())
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        self._file.seek(0)
-        for shape, dtype, device in self._shapes:
-            packed = np.frombuffer(self._file.read(-(-shape.numel() // 8)), dtype=np.uint8)
-            spikes = torch.from_numpy(np.unpackbits(packed, count=shape.numel())).view(shape).to(device, dtype)
-            yield spikes.movedim(-1, 2) if spikes.dim() == 5 else spikes
+    def read(self, steps: int) -> Blocks:
+        """Blocks of about `steps` steps, at least those of one block as written."""
+        step = self._groups * max(1, steps // self._written[0][1][0])
+        for start in range(0, len(self._written), step):
+            for group in range(self._groups):
+                parts = self._written[start + group : start + step : self._groups]
+                yield group, torch.cat([self._unpack(*part) for part in parts])
 
-
-def _channels_to_the_end(block: torch.Tensor) -> torch.Tensor:
-    """[t, b, C, H, W] -> [t, b, H, W, C], the order in which convolutions are fast; other shapes as they are."""
-    return block.movedim(2, -1) if block.dim() == 5 else block
+    def _unpack(self, place: int, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        self._file.seek(place)
+        packed = np.frombuffer(self._file.read(-(-shape.numel() // 8)), dtype=np.uint8)
+        spikes = torch.from_numpy(np.unpackbits(packed, count=shape.numel()).view(np.int8)).view(shape)
+        spikes = spikes.to(device, dtype)
+        return spikes.movedim(-1, 2) if spikes.dim() == 5 else spikes
 
 
 class PoissonTrain:
     """The input train, drawn again from the same generator state each time it is read."""
 
-    def __init__(self, images: torch.Tensor, steps: list[int], groups: int, generator: torch.Generator | None):
-        self._images, self._steps, self._groups = images, steps, groups
+    def __init__(self, images: torch.Tensor, timesteps: int, groups: int, generator: torch.Generator | None):
+        self._images, self._timesteps, self._groups = images, timesteps, groups
         self._generator = generator if generator is not None else torch.default_generator
         self._state = self._generator.get_state()
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    def read(self, steps: int) -> Blocks:
+        """Blocks of `steps` steps, the last one shorter."""
         self._generator.set_state(self._state)
-        for length in self._steps:
-            spikes = coding.poisson(self._images, length, self._generator)
-            for group in spikes.tensor_split(self._groups, dim=1):
-                yield _channels_to_the_end(group).contiguous().movedim(-1, 2) if group.dim() == 5 else group
+        for start in range(0, self._timesteps, steps):
+            spikes = coding.poisson(self._images, min(steps, self._timesteps - start), self._generator)
+            for group, block in enumerate(spikes.tensor_split(self._groups, dim=1)):
+                yield group, _channels_to_the_end(block).contiguous().movedim(-1, 2) if block.dim() == 5 else block
 
 
 @torch.no_grad()
@@ -72,46 +80,58 @@ def spike_driven_maxima(
     """For each site in turn, its largest input over images and steps when all sites before it spike.
 
     `make_neuron(site, largest)` gives the neurons of a site once its largest input is known. The largest input needs no
-    membrane, so a site's input is computed twice from the stored train before it: for the maximum, then for the spikes.
+    membrane, so a site's input is computed twice: for the maximum, then, with that threshold, for the spikes.
     """
-    widest = _widest(chain, images[:1])
-    groups = max(1, min(len(images), -(-len(images) * widest // CHUNK_BYTES)))  # of images
-    length = max(1, CHUNK_BYTES * groups // (len(images) * widest))  # of a chunk of steps
-    steps = [length] * (timesteps // length) + [timesteps % length] * (timesteps % length > 0)
+    widths = _widths(chain, images[:1])
+    groups = max(1, min(len(images), -(-len(images) * max(widths) // CHUNK_BYTES)))
+    steps = [max(1, CHUNK_BYTES * groups // (len(images) * width)) for width in widths]
     with inference_precision(precision, images.device):
-        return _balance(chain, PoissonTrain(images, steps, groups, generator), groups, make_neuron, memory)
+        train = PoissonTrain(images, timesteps, groups, generator)
+        return _balance(chain, train, steps, make_neuron, lambda: PackedTrain(groups, memory))
 
 
-def _balance(chain: Chain, train, groups: int, make_neuron, memory: int) -> list[float]:
-    maxima = []
-    for site in chain.sites:
-        maxima.append(max(float(currents.max()) for currents in _currents(chain, site, train)))
-        if site.relu is not None:
-            neuron = make_neuron(site, maxima[-1])
-            train = _fire(neuron, _currents(chain, site, train), groups, memory)
+def _balance(chain: Chain, train, steps: list[int], make_neuron, make_train) -> list[float]:
+    """The layers in turn: each fires with its threshold, and its spikes at once give the next one's largest input."""
+    first = chain.sites[0]
+    maxima = [max(float(currents.max()) for _, currents in _currents(chain, first, train.read(steps[0])))]
+    for i, (site, following) in enumerate(itertools.pairwise(chain.sites)):
+        neuron, fired, largest = make_neuron(site, maxima[i]), make_train(), -torch.inf
+        for _, spikes in _fire(neuron, _currents(chain, site, train.read(steps[i]))):
+            fired.append(spikes)
+            largest = max(largest, float(_input(chain, following, spikes).max()))
+        maxima.append(largest)
+        train = fired
     return maxima
 
 
-def _currents(chain: Chain, site: Site, train) -> Iterator[torch.Tensor]:
-    """Blocks of spikes [t, b, ...] -> blocks of the site's input [t, b, ...]."""
-    for block in train:
-        yield chain.run(site, block.flatten(0, 1)).unflatten(0, block.shape[:2])
+def _input(chain: Chain, site: Site, spikes: torch.Tensor) -> torch.Tensor:
+    """Spikes [t, b, ...] -> the input [t, b, ...] of the neurons at `site`."""
+    return chain.run(site, spikes.flatten(0, 1)).unflatten(0, spikes.shape[:2])
 
 
-def _fire(neuron: torch.nn.Module, blocks: Iterable[torch.Tensor], groups: int, memory: int) -> PackedTrain:
-    """Drive `neuron` with blocks that come as chunks of steps, in each chunk the groups of images."""
-    presentations, spikes = [Presentation() for _ in range(groups)], PackedTrain(memory)
-    for currents, presentation in zip(blocks, itertools.cycle(presentations), strict=False):
+def _currents(chain: Chain, site: Site, blocks: Blocks) -> Blocks:
+    return ((group, _input(chain, site, spikes)) for group, spikes in blocks)
+
+
+def _fire(neuron: torch.nn.Module, blocks: Iterable[tuple[int, torch.Tensor]]) -> Blocks:
+    """Drive `neuron` with currents; each group of images is a presentation of its own."""
+    presentations: dict[int, Presentation] = {}
+    for group, currents in blocks:
+        presentation = presentations.setdefault(group, Presentation())
         presentation.open_chunk(len(currents))
         with presenting([neuron.to(currents.device)], presentation):
-            spikes.append(neuron(currents.flatten(0, 1)).unflatten(0, currents.shape[:2]))
-    return spikes
+            yield group, neuron(currents.flatten(0, 1)).unflatten(0, currents.shape[:2])
 
 
-def _widest(chain: Chain, image: torch.Tensor) -> int:
-    """Bytes of the largest neuron input of one image at one step."""
-    value, widest = image, 0
+def _widths(chain: Chain, image: torch.Tensor) -> list[int]:
+    """Bytes of the neuron input of each site for one image and step."""
+    value, widths = image, []
     for site in chain.sites:
         value = chain.run(site, value).relu()
-        widest = max(widest, value.numel() * value.element_size())
-    return widest
+        widths.append(value.numel() * value.element_size())
+    return widths
+
+
+def _channels_to_the_end(block: torch.Tensor) -> torch.Tensor:
+    """[t, b, C, H, W] -> [t, b, H, W, C], the order in which convolutions are fast; other shapes as they are."""
+    return block.movedim(2, -1) if block.dim() == 5 else block

@@ -130,12 +130,17 @@ def test_spike_norm_work_is_linear_in_the_layers(monkeypatch):
 
 
 def test_packed_train_returns_what_went_in_beyond_its_memory():
-    train = PackedTrain(memory=16)
-    blocks = [torch.rand(3, 5, 7, generator=generator(i)) < 0.5 for i in range(20)]
+    train = PackedTrain(groups=2, memory=16)
+    blocks = [torch.rand(3, 5 + i % 2, 7, generator=generator(i)) < 0.5 for i in range(8)]
     for block in blocks:
         train.append(block.double())
-    for _ in range(2):
-        assert all(torch.equal(a.double(), b) and b.dtype == torch.float64 for a, b in zip(blocks, train, strict=True))
+    whole = [torch.cat(blocks[group::2]).double() for group in (0, 1)]
+    for steps in (1, 3, 7, 100):
+        seen = list(train.read(steps))
+        assert [group for group, _ in seen] == [0, 1] * (len(seen) // 2)
+        assert {len(block) for _, block in seen} <= {max(3, steps // 3 * 3), 12 % (steps // 3 * 3 or 12), 12}
+        for group in (0, 1):
+            assert torch.equal(torch.cat([block for g, block in seen if g == group]), whole[group])
     assert train._file._rolled, "it is on disk, not in memory"
 
 

@@ -15,6 +15,7 @@ from ci.bench.workloads import WORKLOADS
 from snnkit.int8 import has_fast_int8
 from snnkit.simulation import has_fast_bfloat16
 
+BATCHES = (8, 16, 64)  # beside the workload's own
 PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")
 
 
@@ -46,6 +47,27 @@ def lanes(workload: str, precisions: list[str], quick: bool, device: str) -> lis
     return found
 
 
+def _multiples(timesteps: int) -> list[int]:
+    return [timesteps // 4, timesteps // 2, timesteps, 2 * timesteps, 4 * timesteps]
+
+
+def scaling(python, workload: str, points: list[tuple[int, int]], device: str) -> list[dict]:
+    """snnkit alone, in a process a point (time steps, images): seconds of the second run, and peak memory in MiB."""
+    found = []
+    for timesteps, batch in points:
+        options = {
+            "workload": workload,
+            "contestant": "snnkit",
+            "timesteps": timesteps,
+            "batch": batch,
+            "device": device,
+        }
+        lane = Lane("snnkit", "fp32", options)
+        race(python, [lane], 1, say=lambda line: None)
+        found.append({"timesteps": timesteps, "batch": batch, "seconds": lane.median, "peak_mib": lane.peak / 2**20})
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps, 2 rounds: under 3 minutes")
@@ -72,14 +94,11 @@ def main() -> int:
         limits = {p: ask_once(python, {**base, "contestant": "floor", "precision": p})["rate"] for p in precisions}
         runners = lanes(workload, precisions, options.quick, options.device)
         race(python, runners, rounds, say=lambda line: print(line, flush=True))
-        growth = None
+        alone = None
         if spec.kind == "infer":
-            growth = {}
-            for timesteps in (spec.timesteps, 4 * spec.timesteps):
-                alone = [Lane("snnkit", "fp32", {**base, "contestant": "snnkit", "timesteps": timesteps})]
-                race(python, alone, 1, say=lambda line: None)
-                growth[timesteps] = {"peak": alone[0].peak, "seconds": alone[0].median}
-        result = report.summarise(workload, spec, runners, limits, growth)
+            points = [(t, spec.batch) for t in _multiples(spec.timesteps)] + [(spec.timesteps, b) for b in BATCHES]
+            alone = scaling(python, workload, points, options.device)
+        result = report.summarise(workload, spec, runners, limits, alone)
         print(report.as_text(result), flush=True)
         if not options.quick:
             report.record(result, command, rounds, environment.versions(python), time.perf_counter() - start)

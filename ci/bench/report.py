@@ -10,7 +10,7 @@ from snnkit import ledger
 
 
 def summarise(
-    workload: str, spec: Workload, lanes: list[Lane], limits: dict[str, float], growth: dict[int, dict] | None
+    workload: str, spec: Workload, lanes: list[Lane], limits: dict[str, float], alone: list[dict] | None
 ) -> dict:
     """A race as plain data. Times are milliseconds an image and step; a floor is what the net's MACs alone would take
     at the rate of its fastest convolution (three times as many in training)."""
@@ -42,7 +42,7 @@ def summarise(
     }  # fmt: skip
     return {
         "workload": workload, "title": spec.title, "timesteps": spec.timesteps, "batch": spec.batch,
-        "model": spec.model, "macs": _macs(spec), "floors": floors, "rows": rows, "ratios": ratios, "growth": growth,
+        "model": spec.model, "macs": _macs(spec), "floors": floors, "rows": rows, "ratios": ratios, "scaling": alone,
         "default": default["contestant"], "tuned": f"{tuned['contestant']}, {tuned['mode']}",
     }  # fmt: skip
 
@@ -71,11 +71,10 @@ def as_text(result: dict) -> str:
             f"snnkit {mode}: {ratio['default']:.2f} of {result['default']} by default, {ratio['tuned']:.2f} of "
             f"{result['tuned']}; {ratio['memory']:.2f} of the memory of the leanest tuned peer"
         )
-    if result["growth"]:
-        (short, a), (long, b) = result["growth"].items()
+    for point in result["scaling"] or []:
         lines.append(
-            f"memory from T = {short} to {long}: {a['peak'] / 2**20:.0f} to {b['peak'] / 2**20:.0f} MiB "
-            f"({100 * (b['peak'] / a['peak'] - 1):+.1f} %); time x {b['seconds'] / a['seconds']:.2f}"
+            f"snnkit alone, T = {point['timesteps']}, B = {point['batch']}: {point['seconds']:.2f} s, "
+            f"{1e3 * point['seconds'] / point['timesteps'] / point['batch']:.3f} ms, {point['peak_mib']:.0f} MiB"
         )
     return "\n".join(lines)
 

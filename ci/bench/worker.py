@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -25,8 +26,10 @@ class Runner:
     """A workload as one contestant runs it: `style`, `channels_last`, `precision` and `chunk` say in which mode."""
 
     def __init__(self, workload, contestant, precision="fp32", style="multi", channels_last=False, chunk=None,
-                 timesteps=None, quick=False, device="cpu"):  # fmt: skip
+                 timesteps=None, batch=None, quick=False, device="cpu"):  # fmt: skip
         self.workload = workloads.WORKLOADS[workload].smaller() if quick else workloads.WORKLOADS[workload]
+        if batch:
+            self.workload = replace(self.workload, batch=batch)
         self.precision, self.style, self.device, self.ours = precision, style, device, contestant == "snnkit"
         self.timesteps = timesteps or self.workload.timesteps
         self.chunk = chunk or (self.timesteps if style == "multi" else 1)

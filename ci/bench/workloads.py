@@ -7,7 +7,7 @@ up to rounding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ class Workload:
 
     def smaller(self) -> Workload:
         """A tenth of the time steps, at least 5."""
-        return Workload(**{**self.__dict__, "timesteps": max(5, self.timesteps // 10)})
+        return replace(self, timesteps=max(5, self.timesteps // 10))
 
 
 WORKLOADS = {
