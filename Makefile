@@ -4,7 +4,7 @@
 #   PYTHON=python3.12    the Python of .venv, 3.11 or newer
 #   TORCH=system         use the torch and torchvision that PYTHON already has
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab lock clean
+.PHONY: help setup book test lab bench lock clean
 
 VENV := .venv/bin
 PYTHON ?= $(shell $(VENV)/python -c "" 2>/dev/null && echo $(VENV)/python || echo python3)
@@ -31,6 +31,9 @@ test: setup ## Lint, unit tests, the chapters and the site, the browser test
 
 lab: setup ## Open JupyterLab on the book (LAB=... adds options)
 	$(VENV)/jupyter lab --LabApp.default_url=/lab/tree/book $(LAB)
+
+bench: setup ## Race snnkit against its peers (BENCH=--quick: 3 minutes; BENCH="--only W1 --device cuda")
+	$(VENV)/python -m ci.bench $(BENCH)
 
 lock: setup ## Resolve requirements.lock again from pyproject.toml (LOCK=--upgrade for newer versions)
 	$(VENV)/python -m pip install --quiet uv

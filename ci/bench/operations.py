@@ -1,4 +1,4 @@
-"""Nanoseconds an element of the elementwise operations that the scan over time could be made of: what won, what lost."""
+"""Nanoseconds an element of the operations that the scan over time could be made of: what won, what lost."""
 
 from __future__ import annotations
 

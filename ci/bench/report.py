@@ -9,12 +9,10 @@ from ci.bench.workloads import Workload
 from snnkit import ledger
 
 
-def summarise(
-    workload: str, spec: Workload, lanes: list[Lane], limits: dict[str, float], alone: list[dict] | None
-) -> dict:
+def summarise(workload: str, spec: Workload, lanes: list[Lane], limits: dict[str, float], alone: list[dict]) -> dict:
     """A race as plain data. Times are milliseconds an image and step; a floor is what the net's MACs alone would take
-    at the rate of its fastest convolution (three times as many in training)."""
-    macs = _macs(spec) * (3 if spec.kind == "train" else 1)
+    at the rate of its fastest convolution (three times as many in training, twice in calibration)."""
+    macs = _macs(spec) * {"infer": 1, "train": 3, "calibrate": 2}[spec.kind]
     floors = {precision: 1e3 * macs / rate for precision, rate in limits.items()}
     reference = lanes[0]
     rows = []
@@ -33,11 +31,12 @@ def summarise(
         rows.append(row)
     done = [row for row in rows if not row["failure"]]
     peers = [row for row in done if row["contestant"] != "snnkit"]
+    tuned_peers = [row for row in peers if row["mode"] != "default"] or peers
     default = min((row for row in peers if row["mode"] == "default"), key=lambda row: row["ms"])
     tuned = min(peers, key=lambda row: row["ms"])
     ratios = {
         row["mode"]: {"default": row["ms"] / default["ms"], "tuned": row["ms"] / tuned["ms"],
-                      "memory": row["peak_mib"] / min(peer["peak_mib"] for peer in peers if peer["mode"] != "default")}
+                      "memory": row["peak_mib"] / min(peer["peak_mib"] for peer in tuned_peers)}
         for row in done if row["contestant"] == "snnkit"
     }  # fmt: skip
     return {
@@ -71,7 +70,7 @@ def as_text(result: dict) -> str:
             f"snnkit {mode}: {ratio['default']:.2f} of {result['default']} by default, {ratio['tuned']:.2f} of "
             f"{result['tuned']}; {ratio['memory']:.2f} of the memory of the leanest tuned peer"
         )
-    for point in result["scaling"] or []:
+    for point in result["scaling"]:
         lines.append(
             f"snnkit alone, T = {point['timesteps']}, B = {point['batch']}: {point['seconds']:.2f} s, "
             f"{1e3 * point['seconds'] / point['timesteps'] / point['batch']:.3f} ms, {point['peak_mib']:.0f} MiB"

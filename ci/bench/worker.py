@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ci.bench import contestants, workloads
-from snnkit import models, neurons, simulate
+from ci.bench import contestants, naive, workloads
+from snnkit import convert, models, neurons, simulate
 from snnkit.surrogate import rectangle
 
 
@@ -34,7 +34,9 @@ class Runner:
         self.timesteps = timesteps or self.workload.timesteps
         self.chunk = chunk or (self.timesteps if style == "multi" else 1)
         batch, leak, threshold = self.workload.batch, self.workload.leak, self.workload.threshold
-        if self.ours:
+        if self.workload.kind == "calibrate":
+            make = None
+        elif self.ours:
             surrogate = rectangle() if self.workload.kind == "train" else None
             make = lambda: neurons.LIF(leak, threshold, "zero", surrogate)  # noqa: E731
         else:
@@ -52,6 +54,8 @@ class Runner:
 
     def run(self) -> torch.Tensor:
         """The outputs [T, B, 10] of one presentation; in training, after a backward pass and an optimiser's step."""
+        if self.workload.kind == "calibrate":
+            return self._calibrate()
         if self.workload.kind == "infer":
             self.net.eval()
             with torch.no_grad():
@@ -62,6 +66,14 @@ class Runner:
         F.cross_entropy(output.float().mean(0), self.labels).backward()
         self.optimizer.step()
         return output.detach()
+
+    def _calibrate(self) -> torch.Tensor:
+        """Spike-Norm's thresholds [1, 1, layers]."""
+        images, generator = workloads.images(self.workload), torch.Generator().manual_seed(2)
+        if self.ours:
+            found = convert.spike_norm(self.net, images, self.timesteps, generator=generator, precision=self.precision)
+            return torch.tensor([[list(found.values())]])
+        return torch.tensor([[naive.spike_norm(self.net, images, self.timesteps, generator)]])
 
     def _forward(self) -> torch.Tensor:
         if self.ours:

@@ -22,7 +22,7 @@ RATE = 0.04  # spikes a neuron and step that every layer is scaled to
 
 @dataclass(frozen=True)
 class Workload:
-    """`kind` "infer" or "train"; a net of `models` with neurons of `leak`, driven by Poisson spikes of noise images."""
+    """`kind` "infer", "train" or "calibrate"; `model` with neurons of `leak`, driven by spikes of noise images."""
 
     title: str
     kind: str
@@ -44,6 +44,7 @@ class Workload:
 
 WORKLOADS = {
     "W1": Workload("converted VGG-16, inference", "infer", "vgg16", timesteps=100, batch=32),
+    "W2": Workload("Spike-Norm of VGG-16", "calibrate", "vgg16", timesteps=20, batch=64, threshold=1.0),
     "W3": Workload("VGG5, one step of training through time", "train", "vgg5", timesteps=50, batch=32, leak=0.5),
     "W4": Workload(
         "MS-ResNet-20, one step of training through time",

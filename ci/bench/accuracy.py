@@ -16,8 +16,8 @@ NET, RECORD = "vgg9-cifar10", "02_spike_norm/cifar10/spike-norm-zero"  # its thr
 def study(precisions: list[str], images: int, timesteps: int, batch: int = 20, say=print) -> dict:
     """Every precision on the same images and input spikes; the first one is the reference of the others.
 
-    Returns, by precision: accuracy with its interval, the share of images answered as the reference does, the largest
-    change of a layer's spikes in percent, and milliseconds an image and step. Raises FileNotFoundError without the images.
+    Returns, by precision: accuracy with its interval, the share of images answered as the reference does, the change of
+    each layer's spikes in percent, and milliseconds an image and step. Raises FileNotFoundError without the images.
     """
     shipped = checkpoint.load(NET)
     test = data.load("cifar10", "test", mean=shipped.mean, limit=images)
@@ -42,9 +42,7 @@ def study(precisions: list[str], images: int, timesteps: int, batch: int = 20, s
             "ms": 1e3 * seconds / images / timesteps,
             "seconds": seconds,
         }
-        say(
-            f"{precision}: {found[precision]['accuracy']:.1f} % correct, {found[precision]['agreement']:.1f} % as the first"
-        )
+        say(f"  {found[precision]['accuracy']:.1f} % correct, {found[precision]['agreement']:.1f} % as the first")
     return {"data": test.describe(), "timesteps": timesteps, "precisions": found}
 
 
