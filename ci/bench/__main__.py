@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ci.bench import accuracy, environment, operations, report
+from ci.bench import accuracy, environment, operations, report, workloads
 from ci.bench.race import Lane, ask_once, race
 from ci.bench.workloads import WORKLOADS
 from snnkit.int8 import has_fast_int8
@@ -43,13 +43,13 @@ def lanes(workload: str, precisions: list[str], base: dict) -> list[Lane]:
     return found
 
 
-def scaling(python: Path, workload: str, device: str) -> list[dict]:
+def scaling(python: Path, workload: str, base: dict) -> list[dict]:
     """snnkit alone, in a process a point: seconds of its second run, and peak memory in MiB, by T and by B."""
     spec, found = WORKLOADS[workload], []
     steps = [spec.timesteps * factor // 4 for factor in (1, 2, 4, 8, 16)]
     for timesteps, batch in [(t, spec.batch) for t in steps] + [(spec.timesteps, b) for b in BATCHES]:
         point = {"timesteps": timesteps, "batch": batch}
-        lane = Lane("snnkit", "fp32", {"workload": workload, "contestant": "snnkit", "device": device, **point})
+        lane = Lane("snnkit", "fp32", {**base, "contestant": "snnkit", **point})
         race(python, [lane], 1, say=lambda line: None)
         found.append(point | {"seconds": lane.median, "peak_mib": lane.peak / 2**20})
     return found
@@ -60,12 +60,13 @@ def run(workload: str, precisions: list[str], rounds: int, options: argparse.Nam
     start, python = time.perf_counter(), environment.ensure()
     spec = WORKLOADS[workload].smaller() if options.quick else WORKLOADS[workload]
     print(f"{workload}: {spec.title}, T = {spec.timesteps}, B = {spec.batch}", flush=True)
-    base = {"workload": workload, "quick": options.quick, "device": options.device}
+    weights = workloads.store(spec, environment.ROOT / "_build" / "bench")
+    base = {"workload": workload, "weights": str(weights), "quick": options.quick, "device": options.device}
     runners = lanes(workload, precisions, base)
     used = {lane.options.get("precision", "fp32") for lane in runners}
     limits = {p: ask_once(python, {**base, "floor": True, "precision": p})["rate"] for p in precisions if p in used}
     race(python, runners, rounds, say=lambda line: print(line, flush=True))
-    alone = scaling(python, workload, options.device) if spec.kind == "infer" and not options.quick else []
+    alone = scaling(python, workload, base) if spec.kind == "infer" and not options.quick else []
     result = report.summarise(workload, spec, runners, limits, alone)
     print(report.as_text(result), flush=True)
     if not options.quick:

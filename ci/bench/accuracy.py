@@ -47,12 +47,12 @@ def study(precisions: list[str], images: int, timesteps: int, batch: int = 20, s
 
 
 def record(result: dict, command: str) -> None:
-    """Keep the study as `bench/precision`; its value is the lowest agreement with the reference."""
+    """Keep the study as `bench/accuracy`; its value is the lowest agreement with the reference."""
     precisions = result["precisions"]
     reference, *others = precisions
     worst = min(others or [reference], key=lambda name: precisions[name]["agreement"])
     ledger.record(
-        "bench/precision",
+        "bench/accuracy",
         precisions[worst]["agreement"],
         unit="% of the answers",
         what=f"{NET} as an SNN, T = {result['timesteps']}: {worst} answers as {reference} does",

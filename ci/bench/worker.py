@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,9 +24,9 @@ from snnkit.surrogate import rectangle
 
 
 class Runner:
-    """A workload as one contestant runs it: `style`, `channels_last`, `precision` and `chunk` say in which mode."""
+    """A workload as one contestant runs it, with the weights of a file; the other arguments say in which mode."""
 
-    def __init__(self, workload, contestant, precision="fp32", style="multi", channels_last=False, chunk=None,
+    def __init__(self, workload, contestant, weights, precision="fp32", style="multi", channels_last=False, chunk=None,
                  timesteps=None, batch=None, quick=False, device="cpu"):  # fmt: skip
         self.workload = workloads.WORKLOADS[workload].smaller() if quick else workloads.WORKLOADS[workload]
         if batch:
@@ -42,7 +43,7 @@ class Runner:
         else:
             make = lambda: contestants.PEERS[contestant](leak, threshold, style, batch)  # noqa: E731
         net = models.build(self.workload.model, neuron=make)
-        net.load_state_dict(workloads.weights(self.workload), strict=False)
+        net.load_state_dict(load_file(weights), strict=False)
         self.net = net.to(
             device, memory_format=torch.channels_last if channels_last or self.ours else torch.contiguous_format
         )

@@ -8,8 +8,10 @@ up to rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from snnkit import coding, models
@@ -100,6 +102,14 @@ def weights(workload: Workload, batch: int = 2) -> dict[str, torch.Tensor]:
     last = net.get_submodule(net.order[-1])
     last.weight.copy_(_on_grid(last.weight))
     return {key: value for key, value in net.state_dict().items() if key.endswith("weight")}
+
+
+def store(workload: Workload, folder: Path) -> Path:
+    """Write the weights to a file for the contestants: finding them takes more memory than some races."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{workload.model}-{workload.timesteps}.safetensors"
+    save_file(weights(workload), file)
+    return file
 
 
 def _fire(folded: torch.Tensor, workload: Workload, steps: int) -> torch.Tensor:
