@@ -55,7 +55,7 @@ class Presentation:
         self.spike_counts: defaultdict[nn.Module, float] = defaultdict(float)  # spikes so far, over the batch
         self.neuron_counts: dict[nn.Module, int] = {}  # neurons, over the batch
         self.widest = 0  # elements of the largest input or neuron tensor, per step
-        self.kernels: dict | None = None  # in precision "int8": weights packed so far; spikes are then bytes
+        self.spikes_as_bytes = False  # in precision "int8"
 
     def open_chunk(self, timesteps: int) -> None:
         self.timesteps = timesteps
@@ -144,14 +144,13 @@ class LIF(Stateful):
             timed = getattr(self.surrogate, "needs_spike_times", False)
             state = State(membrane, torch.full_like(membrane, torch.inf) if timed else None)
         dynamics = Dynamics(self.leak, self.threshold.to(wide), self.reset, self.surrogate)
-        as_bytes = presentation.kernels is not None
-        dtype = torch.uint8 if as_bytes else folded.dtype
+        dtype = torch.uint8 if presentation.spikes_as_bytes else folded.dtype
         spikes, presentation.states[self], count = scan(currents, state, dynamics, dtype)
         presentation.spike_counts[self] += count
         presentation.neuron_counts[self] = spikes[0].numel()
         presentation.widest = max(presentation.widest, spikes[0].numel())
         spikes = spikes.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
-        return spike_bytes(spikes, presentation.kernels) if as_bytes else spikes
+        return spike_bytes(spikes) if presentation.spikes_as_bytes else spikes
 
 
 class IF(LIF):

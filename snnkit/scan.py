@@ -90,7 +90,7 @@ def _forward(currents, membrane, since_spike, dynamics: Dynamics, dtype):
     if surrogate is not None:
         slopes = torch.empty_like(currents, dtype=torch.int8 if _is_window(surrogate) else membrane.dtype)
     since_spike = None if since_spike is None or surrogate is None else since_spike.clone()
-    count = torch.zeros((), dtype=torch.float64, device=currents.device)
+    counts = []
     scratch = torch.empty_like(membrane[next(_tiles(membrane))])
     for tile in _tiles(membrane):
         u, limit = membrane[tile], threshold if len(threshold) == 1 else threshold[tile]
@@ -105,11 +105,11 @@ def _forward(currents, membrane, since_spike, dynamics: Dynamics, dtype):
             torch.ge(u, limit, out=fired)
             if fired is not spikes:
                 spikes.copy_(fired)
-            count.add_(fired.sum())
+            counts.append(fired.sum())
             u.addcmul_(fired, u if reset == "zero" else limit, value=-1)
             if since is not None:
                 since.masked_fill_(fired > 0, 0).add_(1)
-    return (train, membrane, since_spike, count), slopes
+    return (train, membrane, since_spike, torch.stack(counts).double().sum()), slopes
 
 
 def _backward(slopes_of_train, slope_of_membrane, train, slopes, dynamics: Dynamics, dtype):

@@ -90,7 +90,7 @@ def simulate(
     if precision == "int8":
         if torch.is_grad_enabled():
             raise ValueError("precision 'int8' has no gradients; simulate under torch.no_grad(), or use 'auto'")
-        presentation.kernels = {}
+        presentation.spikes_as_bytes = True
     # one context for all chunks: the weights are cast once
     with presenting(layers.values(), presentation), inference_precision(precision, images.device):
         while done < timesteps:

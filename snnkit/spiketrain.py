@@ -40,14 +40,14 @@ class PackedTrain:
         for start in range(0, len(self._written), step):
             for group in range(self._groups):
                 parts = self._written[start + group : start + step : self._groups]
-                yield group, torch.cat([self._unpack(*part) for part in parts])
+                block = torch.cat([self._unpack(*part) for part in parts])
+                yield group, block.movedim(-1, 2) if block.dim() == 5 else block
 
     def _unpack(self, place: int, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         self._file.seek(place)
         packed = np.frombuffer(self._file.read(-(-shape.numel() // 8)), dtype=np.uint8)
         spikes = torch.from_numpy(np.unpackbits(packed, count=shape.numel()).view(np.int8)).view(shape)
-        spikes = spikes.to(device, dtype)
-        return spikes.movedim(-1, 2) if spikes.dim() == 5 else spikes
+        return spikes.to(device, dtype)
 
 
 class PoissonTrain:

@@ -40,7 +40,7 @@ def test_a_convolution_of_bytes_equals_the_one_of_floats_with_rounded_weights(op
     scale = conv.weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127
     exact, rounded = conv.weight.detach().clone(), (conv.weight.detach() / scale).round() * scale
     with torch.no_grad():
-        found = conv(spike_bytes(x, {}))
+        found = conv(spike_bytes(x))
         conv.weight.copy_(rounded)
         expected = conv.double()(x.double())
     assert type(found) is torch.Tensor
@@ -50,15 +50,32 @@ def test_a_convolution_of_bytes_equals_the_one_of_floats_with_rounded_weights(op
 
 
 @vnni
-def test_weights_are_packed_once_a_presentation():
-    conv, kernels = nn.Conv2d(4, 6, 3), {}
+@pytest.mark.parametrize("size", [(2, 2), (1, 1), (1, 4), (2, 4)])
+def test_a_map_smaller_than_its_kernel_is_a_matrix_product_with_the_same_result(size, monkeypatch):
+    """Four by two cells are less than nine taps."""
+    torch.manual_seed(0)
+    conv, x = on_the_grid(nn.Conv2d(4, 6, 3, padding=1, bias=False)), spikes(5, 4, *size)
+    expected = conv(x.float()).detach()
+    monkeypatch.setattr(int8, "_pack", lambda *_: pytest.fail("that was a convolution"))
     with torch.no_grad():
-        first = conv(spike_bytes(spikes(1, 4, 5, 5), kernels))
-        packed = dict(kernels)
-        again = conv(spike_bytes(spikes(1, 4, 5, 5), kernels))
-    assert len(kernels) == 1
-    assert kernels == packed
-    assert torch.equal(first, again)
+        found = conv(spike_bytes(x, scale=0.5))
+    assert torch.equal(found, expected / 2)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@vnni
+def test_weights_are_packed_once_and_again_when_they_change():
+    conv, x = nn.Conv2d(4, 6, 3), spike_bytes(spikes(1, 4, 5, 5))
+    with torch.no_grad():
+        first = conv(x)
+        (packed,) = int8._packed[conv.weight].values()
+        assert torch.equal(conv(x), first)
+        assert [kept is packed for kept in int8._packed[conv.weight].values()] == [True]
+        conv.weight.zero_()
+        assert torch.equal(conv(x), conv.bias[:, None, None].expand_as(first))
+    kept = len(int8._packed)
+    del conv
+    assert len(int8._packed) == kept - 1
 
 
 @vnni
@@ -67,7 +84,7 @@ def test_pools_are_sums_that_the_next_convolution_scales():
     x = spikes(2, 3, 16, 16)
     for pools in (nn.AvgPool2d(2), nn.AvgPool2d((2, 1)), nn.Sequential(nn.AvgPool2d(2), nn.AvgPool2d(2))):
         with torch.no_grad():
-            pooled = pools(spike_bytes(x, {}))
+            pooled = pools(spike_bytes(x))
             assert isinstance(pooled, SpikeBytes)
             assert torch.equal(pooled + 0, pools(x.float()))
             assert torch.allclose(conv(pooled), conv(pools(x.float())), atol=1e-5)
@@ -86,14 +103,14 @@ def test_pools_are_sums_that_the_next_convolution_scales():
 )
 def test_other_pools_and_other_operations_see_floats(pool):
     x = spikes(2, 3, 16, 16)
-    found = pool(spike_bytes(x, {}))
+    found = pool(spike_bytes(x))
     assert found.dtype == torch.float32
     assert torch.equal(found, pool(x.float()))
 
 
 def test_whatever_is_not_known_works_on_the_values():
     x = spikes(2, 3, 4, 4)
-    a = spike_bytes(x, {}, scale=0.25)
+    a = spike_bytes(x, scale=0.25)
     assert torch.equal(a + a, x.float() / 2)
     assert torch.equal(torch.cat([a, a]), torch.cat([x, x]) / 4)
     assert torch.equal(F.relu(a), x / 4)

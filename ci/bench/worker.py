@@ -109,9 +109,8 @@ def _rate(layer: nn.Conv2d, shape, precision: str) -> float:
 
     rows = max(1, 2**22 // shape.numel())
     x = (torch.rand(rows, *shape) < 0.05).float().contiguous(memory_format=torch.channels_last)
-    kernels = {}
     if precision == "int8":
-        x = spike_bytes(x.to(torch.uint8), kernels)
+        x = spike_bytes(x.to(torch.uint8))
     elif precision == "bf16":
         x, layer = x.bfloat16(), layer.bfloat16()
     layer, best = layer.to(memory_format=torch.channels_last), float("inf")
