@@ -57,8 +57,8 @@ def simulate(
     """Present `images` [B, ...] to a spiking net for `timesteps` steps, from zero state to a clean end.
 
     `coding` is "poisson" (values in [-1, 1], draws from `generator`), "constant", or None for a spike train
-    [T, B, ...] given as `images`. The run goes in chunks of `chunk` steps (default: as many as keep tensors small, all
-    of them under grad), which bounds memory and does not change the result. Torch's grad mode is followed: under grad,
+    [T, B, ...] given as `images`. The run goes in chunks of `chunk` steps (default: as many as keep tensors
+    small), which bounds memory and does not change the result. Torch's grad mode is followed: under grad,
     gradients flow through all T whatever the chunk. `precision`: None leaves dtypes alone; "fp32"; "bf16" runs
     convolutions and products in bfloat16; "int8" convolutions of spikes in integers (see `snnkit.int8`; no gradients);
     "auto" takes what `choose_precision` says. Membranes are float32 in all. `device` moves net and images there first.
@@ -75,14 +75,13 @@ def simulate(
     batch = images.shape[1] if coding is None else images.shape[0]
     if batch == 0:
         raise ValueError("images is an empty batch; give at least one image")
-    whole = torch.is_grad_enabled() or _normalises_over_time(net)
     if chunk is not None:
         codings.check_timesteps(chunk)
-        if _normalises_over_time(net):
+    if _normalises_over_time(net):
+        if chunk is not None:
             raise ValueError(
                 "a batch-norm in training mode needs all time steps at once; leave chunk=None or call net.eval()"
             )
-    elif whole:
         chunk = timesteps
     precision = choose_precision(precision, images.device)
     layers = {name: m for name, m in net.named_modules() if isinstance(m, Stateful)}
