@@ -68,6 +68,7 @@ class Runner:
         output = self._forward()
         F.cross_entropy(output.float().mean(0), self.labels).backward()
         self.optimizer.step()
+        contestants.reset(self.net)  # what a peer remembers holds its whole graph
         return output.detach()
 
     def _calibrate(self) -> torch.Tensor:
