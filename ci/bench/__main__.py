@@ -23,7 +23,7 @@ BATCHES = (8, 16, 64)  # beside the workload's own
 
 def lanes(workload: str, precisions: list[str], base: dict) -> list[Lane]:
     """Everybody in every mode. Default: float32, a step at a time (sinabs, batch-norm: all steps), channels first.
-    Tuned: channels last, a step or a few at a time, in every precision that the machine is fast at."""
+    Tuned: channels last, a few steps at a time (in training all, or one), in every precision that is fast here."""
     spec, found = WORKLOADS[workload], []
     for precision in precisions:
         if precision != "int8" or spec.kind == "infer":
@@ -35,7 +35,7 @@ def lanes(workload: str, precisions: list[str], base: dict) -> list[Lane]:
         found.append(Lane(peer, "default", {**base, "contestant": peer, "style": style}))
         for precision in precisions:
             if precision != "int8":
-                for style in ("multi",) if spec.normalised else ("single", "multi"):
+                for style in ("single", "multi") if spec.kind == "train" and not spec.normalised else ("multi",):
                     options = {"contestant": peer, "style": style, "precision": precision, "channels_last": True}
                     if style == "multi" and spec.kind == "infer":
                         options["chunk"] = 2  # tensors of a few megabytes, as snnkit's own
