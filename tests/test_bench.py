@@ -75,7 +75,7 @@ def test_the_sums_of_a_race_by_hand(tmp_path, monkeypatch):
         lane("b", "default", [10.0, 10.0, 10.0], 900, [[0.0, 2.0]]),
         replace(lane("b", "tuned: x", [], 0, None), failure="out of memory"),
     ]
-    result = report.summarise("W1", SMALL, lanes, {"fp32": 1e9}, [])
+    result = report.summarise("W1", SMALL, lanes, {"fp32": 1e9})
     ours, default, tuned, _, failed = result["rows"]
     assert ours["ms"] == pytest.approx(1e3 * 2 / (30 * 2))
     assert ours["spread"] == pytest.approx([1e3 / 60, 3e3 / 60])

@@ -6,19 +6,17 @@ import argparse
 import shlex
 import sys
 import time
-from pathlib import Path
 
 import torch
 
-from ci.bench import accuracy, environment, operations, report, workloads
+from ci.bench import accuracy, environment, operations, report, scaling, workloads
 from ci.bench.race import Lane, ask_once, race
 from ci.bench.workloads import WORKLOADS
 from snnkit.int8 import has_fast_int8
 from snnkit.simulation import has_fast_bfloat16
 
 PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")
-PARTS = (*WORKLOADS, "operations", "accuracy")
-BATCHES = (8, 16, 64)  # beside the workload's own
+PARTS = (*WORKLOADS, "scaling", "operations", "accuracy")
 
 
 def lanes(workload: str, precisions: list[str], base: dict) -> list[Lane]:
@@ -43,20 +41,8 @@ def lanes(workload: str, precisions: list[str], base: dict) -> list[Lane]:
     return found
 
 
-def scaling(python: Path, workload: str, base: dict) -> list[dict]:
-    """snnkit alone, in a process a point: seconds of its second run, and peak memory in MiB, by T and by B."""
-    spec, found = WORKLOADS[workload], []
-    steps = [spec.timesteps * factor // 4 for factor in (1, 2, 4, 8, 16)]
-    for timesteps, batch in [(t, spec.batch) for t in steps] + [(spec.timesteps, b) for b in BATCHES]:
-        point = {"timesteps": timesteps, "batch": batch}
-        lane = Lane("snnkit", "fp32", {**base, "contestant": "snnkit", **point})
-        race(python, [lane], 1, say=lambda line: None)
-        found.append(point | {"seconds": lane.median, "peak_mib": lane.peak / 2**20})
-    return found
-
-
 def run(workload: str, precisions: list[str], rounds: int, options: argparse.Namespace, command: str) -> None:
-    """One workload: the floors, the race, snnkit's scaling (not with --quick), the table, the record."""
+    """One workload: the floors, the race, the table, the record."""
     start, python = time.perf_counter(), environment.ensure()
     spec = WORKLOADS[workload].smaller() if options.quick else WORKLOADS[workload]
     print(f"{workload}: {spec.title}, T = {spec.timesteps}, B = {spec.batch}", flush=True)
@@ -66,8 +52,7 @@ def run(workload: str, precisions: list[str], rounds: int, options: argparse.Nam
     used = {lane.options.get("precision", "fp32") for lane in runners}
     limits = {p: ask_once(python, {**base, "floor": True, "precision": p})["rate"] for p in precisions if p in used}
     race(python, runners, rounds, say=lambda line: print(line, flush=True))
-    alone = scaling(python, workload, base) if spec.kind == "infer" and not options.quick else []
-    result = report.summarise(workload, spec, runners, limits, alone)
+    result = report.summarise(workload, spec, runners, limits)
     print(report.as_text(result), flush=True)
     if not options.quick:
         report.record(result, command, rounds, environment.versions(python), time.perf_counter() - start)
@@ -93,6 +78,8 @@ def main() -> int:
     for workload in WORKLOADS:
         if workload in parts:
             run(workload, precisions, rounds, options, command)
+    if "scaling" in parts and not options.quick:
+        scaling.record(environment.ensure(), options.device, command)
     if "operations" in parts and not options.quick:
         for name, nanoseconds in operations.record(command).items():
             print(f"{name:40} {nanoseconds:6.3f} ns", flush=True)

@@ -9,7 +9,7 @@ from ci.bench.workloads import Workload
 from snnkit import ledger
 
 
-def summarise(workload: str, spec: Workload, lanes: list[Lane], limits: dict[str, float], alone: list[dict]) -> dict:
+def summarise(workload: str, spec: Workload, lanes: list[Lane], limits: dict[str, float]) -> dict:
     """A race as plain data. Times are milliseconds an image and step; a floor is what the net's MACs alone would take
     at the rate of its fastest convolution (three times as many in training, twice in calibration)."""
     macs = _macs(spec) * {"infer": 1, "train": 3, "calibrate": 2}[spec.kind]
@@ -41,7 +41,7 @@ def summarise(workload: str, spec: Workload, lanes: list[Lane], limits: dict[str
     }  # fmt: skip
     return {
         "workload": workload, "title": spec.title, "timesteps": spec.timesteps, "batch": spec.batch,
-        "model": spec.model, "macs": _macs(spec), "floors": floors, "rows": rows, "ratios": ratios, "scaling": alone,
+        "model": spec.model, "macs": _macs(spec), "floors": floors, "rows": rows, "ratios": ratios,
         "default": default["contestant"], "tuned": f"{tuned['contestant']}, {tuned['mode']}",
     }  # fmt: skip
 
@@ -69,11 +69,6 @@ def as_text(result: dict) -> str:
         lines.append(
             f"snnkit {mode}: {ratio['default']:.2f} of {result['default']} by default, {ratio['tuned']:.2f} of "
             f"{result['tuned']}; {ratio['memory']:.2f} of the memory of the leanest tuned peer"
-        )
-    for point in result["scaling"]:
-        lines.append(
-            f"snnkit alone, T = {point['timesteps']}, B = {point['batch']}: {point['seconds']:.2f} s, "
-            f"{1e3 * point['seconds'] / point['timesteps'] / point['batch']:.3f} ms, {point['peak_mib']:.0f} MiB"
         )
     return "\n".join(lines)
 
@@ -104,5 +99,5 @@ def _macs(spec: Workload) -> int:
     from snnkit import models
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        models.build(spec.model)(torch.zeros(1, 3, 32, 32))
+        models.build(spec.model, neuron=torch.nn.ReLU)(torch.zeros(1, 3, 32, 32))
     return counter.get_total_flops() // 2

@@ -29,7 +29,7 @@ class Runner:
     """A workload as one contestant runs it, with the weights of a file; the other arguments say in which mode."""
 
     def __init__(self, workload, contestant, weights, precision="fp32", style="multi", channels_last=False, chunk=None,
-                 timesteps=None, batch=None, quick=False, device="cpu"):  # fmt: skip
+                 timesteps=None, batch=None, coded=True, quick=False, device="cpu"):  # fmt: skip
         self.workload = workloads.WORKLOADS[workload].smaller() if quick else workloads.WORKLOADS[workload]
         if batch:
             self.workload = replace(self.workload, batch=batch)
@@ -49,8 +49,10 @@ class Runner:
         self.net = net.to(
             device, memory_format=torch.channels_last if channels_last or self.ours else torch.contiguous_format
         )
-        train = workloads.input_train(self.workload)
-        self.input = train.repeat(-(-self.timesteps // len(train)), 1, 1, 1, 1)[: self.timesteps].to(device)
+        self.input, self.coded = workloads.images(self.workload), coded
+        if coded:  # the same spikes for everybody; else snnkit draws them as it goes
+            self.input = workloads.input_train(self.workload)[: self.timesteps]
+        self.input = self.input.to(device)
         self.labels = torch.arange(batch, device=device) % 10
         self.channels_last = channels_last
         self.optimizer = torch.optim.SGD(self.net.parameters(), 0.0)
@@ -81,7 +83,8 @@ class Runner:
 
     def _forward(self) -> torch.Tensor:
         if self.ours:
-            return simulate(self.net, self.input, self.timesteps, coding=None, precision=self.precision).output
+            coding = None if self.coded else "poisson"
+            return simulate(self.net, self.input, self.timesteps, coding=coding, precision=self.precision).output
         contestants.reset(self.net)
         autocast = self.precision == "bf16"
         context = torch.autocast(self.device, torch.bfloat16) if autocast else contextlib.nullcontext()
@@ -98,12 +101,13 @@ class Runner:
 def floor(workload: str, precision: str, quick: bool = False) -> float:
     """The rate, in MAC/s, of the fastest convolution of the workload's net, run alone in this precision."""
     spec = workloads.WORKLOADS[workload]
-    net, shapes = models.build(spec.model), []
+    net, shapes = models.build(spec.model, neuron=nn.ReLU), []
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(lambda layer, inputs, output: shapes.append((layer, inputs[0].shape[1:])))
     net(torch.zeros(1, 3, 32, 32))
-    return max(_rate(layer, shape, precision) for layer, shape in set(shapes))
+    whole = {(layer, shape) for layer, shape in shapes if shape[1] * shape[2] >= layer.weight[0, 0].numel()}
+    return max(_rate(layer, shape, precision) for layer, shape in whole)  # smaller maps skip taps: not their MACs
 
 
 @torch.no_grad()
