@@ -2,7 +2,7 @@
 
 Elementwise work on a processor waits for memory. So the neurons are scanned in the order in which they lie in memory,
 in tiles whose membranes stay in a core's cache for all steps, and in preallocated tensors of one dtype: operations that
-mix dtypes, or write booleans, are three to ten times slower than copying to and from a scratch tensor.
+mix dtypes, or write booleans, are several times slower than copying to and from a scratch tensor.
 """
 
 from __future__ import annotations
