@@ -26,7 +26,12 @@ def has_fast_int8(device: torch.device | str = "cpu") -> bool:
     return bool(vnni) and all(hasattr(torch.ops.onednn, operation) for operation in OPERATIONS)
 
 
-_packed = WeakTensorKeyDictionary()  # weight -> {geometry: what was made of it, in which version}
+_packed = WeakTensorKeyDictionary()  # weight -> {geometry: what was made of it}
+
+
+def pack_anew() -> None:
+    """Forget the packed weights, as every simulation does first: weights can change without a trace (`.data`)."""
+    _packed.clear()
 
 
 class SpikeBytes(torch.Tensor):
@@ -96,11 +101,11 @@ def _dense(spikes, weight, size) -> torch.Tensor:
 
 
 def _once(weight: torch.Tensor, geometry: tuple, make):
-    """What `make` made of `weight` for `geometry`, made again when the weight has changed."""
+    """What `make` made of `weight` for `geometry` in this simulation."""
     kept = _packed.setdefault(weight, {})
-    if geometry not in kept or kept[geometry][0] != weight._version:
-        kept[geometry] = weight._version, make()
-    return kept[geometry][1]
+    if geometry not in kept:
+        kept[geometry] = make()
+    return kept[geometry]
 
 
 def _rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

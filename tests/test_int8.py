@@ -64,18 +64,19 @@ def test_a_map_smaller_than_its_kernel_is_a_matrix_product_with_the_same_result(
 
 
 @vnni
-def test_weights_are_packed_once_and_again_when_they_change():
-    conv, x = nn.Conv2d(4, 6, 3), spike_bytes(spikes(1, 4, 5, 5))
-    with torch.no_grad():
-        first = conv(x)
-        (packed,) = int8._packed[conv.weight].values()
-        assert torch.equal(conv(x), first)
-        assert [kept is packed for kept in int8._packed[conv.weight].values()] == [True]
-        conv.weight.zero_()
-        assert torch.equal(conv(x), conv.bias[:, None, None].expand_as(first))
-    kept = len(int8._packed)
-    del conv
-    assert len(int8._packed) == kept - 1
+@pytest.mark.parametrize("change", [lambda w: w.mul_(2), lambda w: w.data.mul_(2)], ids=["in place", "behind autograd"])
+@torch.no_grad()
+def test_weights_are_packed_once_a_simulation_and_anew_in_the_next(change, monkeypatch):
+    torch.manual_seed(0)
+    net, calls, pack = nn.Sequential(IF(0.5), nn.Conv2d(2, 3, 3, bias=False)), [], int8._pack
+    monkeypatch.setattr(int8, "_pack", lambda *a: calls.append(1) or pack(*a))
+    train = torch.rand(6, 1, 2, 5, 5)
+    first = simulate(net, train, 6, coding=None, precision="int8", chunk=2).output
+    assert len(calls) == 1
+    change(net[1].weight)
+    again = simulate(net, train, 6, coding=None, precision="int8", chunk=2).output
+    assert torch.allclose(again, 2 * first)
+    assert again.abs().sum() > 0
 
 
 @vnni
