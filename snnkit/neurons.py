@@ -17,6 +17,7 @@ from torch import nn
 
 from snnkit.int8 import spike_bytes
 from snnkit.scan import Dynamics, State, scan
+from snnkit.spikes import as_spikes
 from snnkit.surrogate import Fire, Surrogate
 
 RESETS = ("zero", "subtract")
@@ -150,7 +151,7 @@ class LIF(Stateful):
         presentation.neuron_counts[self] = spikes[0].numel()
         presentation.widest = max(presentation.widest, spikes[0].numel())
         spikes = spikes.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
-        return spike_bytes(spikes) if presentation.spikes_as_bytes else spikes
+        return spike_bytes(spikes) if presentation.spikes_as_bytes else as_spikes(spikes)
 
 
 class IF(LIF):

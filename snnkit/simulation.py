@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from snnkit import coding as codings
-from snnkit.int8 import has_fast_int8, pack_anew
+from snnkit.int8 import has_fast_int8
 from snnkit.neurons import Presentation, Stateful, presenting
+from snnkit.spikes import forget_layouts
 
 PRECISIONS = (None, "auto", "fp32", "bf16", "int8")
 CHUNK_BYTES = 24 * 2**20  # larger tensors cost page faults, smaller ones leave deep layers too few rows
@@ -90,7 +91,7 @@ def simulate(
         if torch.is_grad_enabled():
             raise ValueError("precision 'int8' has no gradients; simulate under torch.no_grad(), or use 'auto'")
         presentation.spikes_as_bytes = True
-        pack_anew()
+    forget_layouts()
     # one context for all chunks: the weights are cast once
     with presenting(layers.values(), presentation), inference_precision(precision, images.device):
         while done < timesteps:

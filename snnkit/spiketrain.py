@@ -13,6 +13,7 @@ from snnkit import coding
 from snnkit.graph import Chain, Site
 from snnkit.neurons import Presentation, presenting
 from snnkit.simulation import CHUNK_BYTES, inference_precision
+from snnkit.spikes import as_spikes, forget_layouts
 
 Blocks = Iterator[tuple[int, torch.Tensor]]  # (group of images, spikes or currents [t, b, ...]), time by time
 
@@ -85,6 +86,7 @@ def spike_driven_maxima(
     widths = _widths(chain, images[:1])
     groups = max(1, min(len(images), -(-len(images) * max(widths) // CHUNK_BYTES)))
     steps = [max(1, CHUNK_BYTES * groups // (len(images) * width)) for width in widths]
+    forget_layouts()
     with inference_precision(precision, images.device):
         train = PoissonTrain(images, timesteps, groups, generator)
         return _balance(chain, train, steps, make_neuron, lambda: PackedTrain(groups, memory))
@@ -106,7 +108,7 @@ def _balance(chain: Chain, train, steps: list[int], make_neuron, make_train) -> 
 
 def _input(chain: Chain, site: Site, spikes: torch.Tensor) -> torch.Tensor:
     """Spikes [t, b, ...] -> the input [t, b, ...] of the neurons at `site`."""
-    return chain.run(site, spikes.flatten(0, 1)).unflatten(0, spikes.shape[:2])
+    return chain.run(site, as_spikes(spikes.flatten(0, 1))).unflatten(0, spikes.shape[:2])
 
 
 def _currents(chain: Chain, site: Site, blocks: Blocks) -> Blocks:

@@ -1,0 +1,136 @@
+"""What neurons hand to the next layer where no gradient is wanted: `Spikes`, which know how they are best convolved.
+
+A processor's convolution fills rows of sixteen and more outputs. Maps of a few cells, as deep layers have them, leave
+most of such a row empty, or most taps of the kernel on padding. So a map smaller than its kernel is multiplied with one
+matrix, and other narrow maps are laid side by side into a wide one, with zeros between them. The sums are the same;
+only the order of their additions is not.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
+
+NARROW = 7  # columns of the widest map that is laid side by side with others
+
+_made = WeakTensorKeyDictionary()  # weight -> {layout: what was made of it}
+
+
+def forget_layouts() -> None:
+    """Forget what was made of weights, as every simulation does first: they can change without a trace (`.data`)."""
+    _made.clear()
+
+
+def once(weight: torch.Tensor, layout: tuple, make):
+    """What `make` made of `weight` for `layout` in this simulation."""
+    kept = _made.setdefault(weight, {})
+    if layout not in kept:
+        kept[layout] = make()
+    return kept[layout]
+
+
+class Spikes(torch.Tensor):
+    """Spikes, or means of spikes in the cells of a pool: a tensor like any other, except in how it is convolved.
+
+    Convolutions return plain tensors; pools and reshaping return `Spikes`; any other operation sees plain tensors.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            if args and isinstance(args[0], Spikes):
+                if function is torch.conv2d:
+                    return _conv2d(*args, **kwargs)
+                if function is F.avg_pool2d:
+                    return args[0].pooled(*args[1:], **kwargs)
+                if function in _RESHAPING:
+                    return args[0].like(function(*args, **kwargs))
+            if function.__name__ == "__get__":  # shape, device and the like
+                return function(*args, **kwargs)
+            return function(*_as_values(args), **_as_values(kwargs))
+
+    def values(self) -> torch.Tensor:
+        """The numbers that these spikes stand for, as a plain tensor."""
+        return self.as_subclass(torch.Tensor)
+
+    def like(self, spikes: torch.Tensor) -> Spikes:
+        """`spikes` as the same kind of tensor as this one."""
+        return spikes.as_subclass(Spikes)
+
+    def pooled(self, *args, **kwargs) -> torch.Tensor:
+        """As `torch.nn.functional.avg_pool2d`."""
+        return self.like(F.avg_pool2d(self.values(), *args, **kwargs))
+
+    def convolved(self, weight, *args) -> torch.Tensor:
+        """As `torch.conv2d` with all its arguments in order: a plain tensor."""
+        return torch.conv2d(self.values(), weight, *args)
+
+    def multiplied(self, weight, size: list[int]) -> torch.Tensor:
+        """[N, C * H * W] in the order (y, x, c) times the matrix of `weight` on maps of `size`: [N, H * W * O]."""
+        autocast = torch.is_autocast_enabled(self.device.type)
+        dtype = torch.get_autocast_dtype(self.device.type) if autocast else weight.dtype
+        matrix = once(weight, (dtype, *size), lambda: as_matrix(weight.detach().to(dtype), *size))
+        return F.linear(self.values(), matrix)
+
+
+_RESHAPING = {torch.flatten, torch.reshape, torch.Tensor.flatten, torch.Tensor.reshape, torch.Tensor.view}
+
+
+def as_spikes(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` as `Spikes` where that is of use: on a processor, and when no gradients are computed."""
+    return tensor.as_subclass(Spikes) if tensor.is_cpu and not torch.is_grad_enabled() else tensor
+
+
+def _as_values(arguments):
+    """Arguments with every `Spikes` among them replaced by its values."""
+    if isinstance(arguments, Spikes):
+        return arguments.values()
+    if isinstance(arguments, list | tuple):
+        return type(arguments)(_as_values(argument) for argument in arguments)
+    if isinstance(arguments, dict):
+        return {name: _as_values(argument) for name, argument in arguments.items()}
+    return arguments
+
+
+def _conv2d(spikes: Spikes, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> torch.Tensor:
+    if isinstance(padding, str):
+        return torch.conv2d(spikes.values(), weight, bias, stride, padding, dilation, groups)
+    stride, padding, dilation = ([x, x] if isinstance(x, int) else list(x) for x in (stride, padding, dilation))
+    size, kernel = list(spikes.shape[2:]), list(weight.shape[2:])
+    keeps_size = [*stride, *dilation] == [1] * 4 and all(2 * p + 1 == k for p, k in zip(padding, kernel, strict=True))
+    if keeps_size and groups == 1 and bias is None and size[0] * size[1] < kernel[0] * kernel[1]:
+        flat = spikes.like(spikes.permute(0, 2, 3, 1).flatten(1))
+        return flat.multiplied(weight, size).unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
+    if keeps_size and size[1] <= NARROW and len(spikes) > 1:
+        wide = spikes.like(_side_by_side(spikes, padding[1]))
+        return _apart(wide.convolved(weight, bias, stride, padding, dilation, groups), len(spikes), size[1])
+    return spikes.convolved(weight, bias, stride, padding, dilation, groups)
+
+
+def as_matrix(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The matrix [H * W * O, H * W * C] of a convolution that keeps the size of its maps, all in the order (y, x, c)."""
+    outputs, inputs, rows, columns = weight.shape
+    matrix = weight.new_zeros(height, width, outputs, height, width, inputs)
+    for y, x, v, u in itertools.product(range(height), range(width), range(height), range(width)):
+        row, column = v - y + rows // 2, u - x + columns // 2
+        if 0 <= row < rows and 0 <= column < columns:
+            matrix[y, x, :, v, u] = weight[:, :, row, column]
+    return matrix.view(height * width * outputs, -1)
+
+
+def _side_by_side(maps: torch.Tensor, gap: int) -> torch.Tensor:
+    """[N, C, H, W] -> one map [1, C, H, N * (W + gap)], zeros in the gaps; channels last."""
+    number, channels, height, width = maps.shape
+    wide = maps.new_zeros(height, number, width + gap, channels)
+    wide[:, :, :width] = maps.permute(2, 0, 3, 1)
+    return wide.view(1, height, -1, channels).permute(0, 3, 1, 2)
+
+
+def _apart(wide: torch.Tensor, number: int, width: int) -> torch.Tensor:
+    """[1, O, H, N * (W + gap)] -> [N, O, H, W], channels last."""
+    maps = wide[0].unflatten(2, (number, -1))[..., :width]
+    return maps.permute(2, 0, 1, 3).contiguous(memory_format=torch.channels_last)
