@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from snnkit.spikes import Spikes, as_matrix, once
+from snnkit.spikes import Spikes, as_matrix, once, tile
 
 LEVELS = 127
 OPERATIONS = ("qconv_prepack", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise")
@@ -37,13 +37,11 @@ class SpikeBytes(Spikes):
     def like(self, spikes: torch.Tensor) -> SpikeBytes:
         return spike_bytes(spikes, self.scale)
 
-    def pooled(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor=None):
+    def pooled(self, *args, **kwargs) -> torch.Tensor:
         """Sums over the cells, the factor in their scale; a plain tensor of means where bytes do not serve."""
-        height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        cells = stride in (None, kernel_size, (height, width)) and padding in (0, (0, 0)) and not ceil_mode
-        largest = height * width / self.scale  # of a sum
-        if not cells or divisor or largest > 255 or self.shape[-2] % height or self.shape[-1] % width:
-            return F.avg_pool2d(self.values(), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor)
+        height, width = tile(self, *args, **kwargs) or (1, 1)
+        if not 1 < height * width <= 255 * self.scale:
+            return F.avg_pool2d(self.values(), *args, **kwargs)
         rows = sum(self[..., row::height, :] for row in range(height))
         sums = sum(rows[..., column::width] for column in range(width))
         return spike_bytes(sums, self.scale / (height * width))

@@ -146,12 +146,14 @@ class LIF(Stateful):
             state = State(membrane, torch.full_like(membrane, torch.inf) if timed else None)
         dynamics = Dynamics(self.leak, self.threshold.to(wide), self.reset, self.surrogate)
         dtype = torch.uint8 if presentation.spikes_as_bytes else folded.dtype
-        spikes, presentation.states[self], count = scan(currents, state, dynamics, dtype)
+        spikes, presentation.states[self], count, codes = scan(currents, state, dynamics, dtype)
         presentation.spike_counts[self] += count
         presentation.neuron_counts[self] = spikes[0].numel()
         presentation.widest = max(presentation.widest, spikes[0].numel())
         spikes = spikes.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
-        return spike_bytes(spikes) if presentation.spikes_as_bytes else as_spikes(spikes)
+        if presentation.spikes_as_bytes:
+            return spike_bytes(spikes)
+        return as_spikes(spikes, None if codes is None else codes.flatten(0, 1))
 
 
 class IF(LIF):

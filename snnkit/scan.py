@@ -15,6 +15,7 @@ import torch
 from snnkit.surrogate import Surrogate
 
 TILE = 2**18  # neurons at a time on a processor: 1 MiB a float32 tensor
+SPIKE = 2  # in a code: the neuron fired; 1 more: its membrane was within the window of the surrogate
 
 
 class State(NamedTuple):
@@ -33,46 +34,62 @@ class Dynamics(NamedTuple):
     surrogate: Surrogate | None = None
 
 
+class Scanned(NamedTuple):
+    """What a scan gives: `spikes` [T, B, ...], the `state` after it, and `count`, the number of spikes.
+
+    `codes`, int8 [T, B, ...], is what the gradient remembers where the surrogate is a window, else None: one byte a
+    neuron and step, from which `snnkit.spikes` has the spikes again.
+    """
+
+    spikes: torch.Tensor
+    state: State
+    count: torch.Tensor
+    codes: torch.Tensor | None = None
+
+
 def scan(
     currents: torch.Tensor, state: State, dynamics: Dynamics, dtype: torch.dtype | None = None
-) -> tuple[torch.Tensor, State, torch.Tensor]:
-    """Drive neurons with `currents` [T, B, ...] from `state`: (spikes [T, B, ...], the state after, spikes in all).
+) -> Scanned:
+    """Drive neurons with `currents` [T, B, ...] from `state`, bit for bit as T calls of `snnkit.neurons.step` would.
 
-    Bit for bit what T calls of `snnkit.neurons.step` give. Spikes are of `dtype` (default: that of the currents).
-    Under grad, with a surrogate, gradients reach currents and state; a surrogate with a `height` then costs one byte a
-    neuron and step besides the spikes, any other one number.
+    Spikes are of `dtype` (default: that of the currents). Under grad, with a surrogate, gradients reach currents and
+    state. They remember one byte a neuron and step if the surrogate is a window, else its slope and the spikes.
     """
     order = _MemoryOrder(currents)
     threshold = dynamics.threshold
     if threshold.numel() > 1:
-        threshold = order.flat(threshold.expand(currents.shape[1:])[None])[0]
-    flat = [order.flat(currents), order.flat(state.membrane[None])[0], state.since_spike]
-    if state.since_spike is not None:
-        flat[2] = order.flat(state.since_spike[None])[0]
+        threshold = order.flat(threshold.expand(currents.shape[1:]))
+    flat = [order.flat(currents), *(None if x is None else order.flat(x) for x in state)]
     dynamics, dtype = dynamics._replace(threshold=threshold.reshape(-1)), dtype or currents.dtype
     differentiable = torch.is_grad_enabled() and (currents.requires_grad or state.membrane.requires_grad)
     if dynamics.surrogate is not None and differentiable:
-        train, membrane, since_spike, count = _Scan.apply(*flat, dynamics, dtype)
+        train, membrane, since_spike, count, codes = _Scan.apply(*flat, dynamics, dtype)
     else:
         (train, membrane, since_spike, count), _ = _forward(*flat, dynamics._replace(surrogate=None), dtype)
-    if since_spike is not None:
-        since_spike = order.shaped(since_spike[None])[0]
-    return order.shaped(train), State(order.shaped(membrane[None])[0], since_spike), count
+        codes = None
+    train, membrane, since_spike, codes = (
+        None if x is None else order.shaped(x) for x in (train, membrane, since_spike, codes)
+    )
+    return Scanned(train, State(membrane, since_spike), count, codes)
 
 
 class _MemoryOrder:
-    """The order in which the neurons of a tensor [T, B, ...] lie in memory: [T, B, ...] <-> [T, N] without copies."""
+    """The order in which the neurons of currents [T, B, ...] lie in memory, as one dimension, without copies."""
 
-    def __init__(self, tensor: torch.Tensor):
-        self.dims = sorted(range(1, tensor.dim()), key=tensor.stride, reverse=True)
-        self.shape = [tensor.shape[dim] for dim in self.dims]
-        self.inverse = [1 + self.dims.index(dim) for dim in range(1, tensor.dim())]
+    def __init__(self, currents: torch.Tensor):
+        self.dims = sorted(range(1, currents.dim()), key=currents.stride, reverse=True)
+        self.shape = [currents.shape[dim] for dim in self.dims]
 
     def flat(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.permute(0, *self.dims).reshape(len(tensor), -1)
+        """[B, ...] -> [N], [T, B, ...] -> [T, N]."""
+        time = [0] * (tensor.dim() > len(self.dims))
+        return tensor.permute(*time, *(dim - 1 + len(time) for dim in self.dims)).flatten(len(time))
 
     def shaped(self, flat: torch.Tensor) -> torch.Tensor:
-        return flat.view(len(flat), *self.shape).permute(0, *self.inverse)
+        """[N] -> [B, ...], [T, N] -> [T, B, ...]."""
+        time = [0] * (flat.dim() - 1)
+        inverse = [self.dims.index(dim) + len(time) for dim in range(1, len(self.dims) + 1)]
+        return flat.unflatten(-1, self.shape).permute(*time, *inverse)
 
 
 def _tiles(membrane: torch.Tensor) -> Iterator[slice]:
@@ -81,52 +98,64 @@ def _tiles(membrane: torch.Tensor) -> Iterator[slice]:
 
 
 def _forward(currents, membrane, since_spike, dynamics: Dynamics, dtype):
-    """The scan on flat tensors [T, N] and [N]: ((spikes, membrane, since_spike, count), slopes for the gradient)."""
+    """The scan on flat tensors [T, N] and [N]: ((spikes, membrane, since_spike, count), codes or slopes)."""
     leak, threshold, reset, surrogate = dynamics
-    membrane = membrane.clone()
+    membrane, window = membrane.clone(), getattr(surrogate, "window", None)
     train = torch.empty_like(currents, dtype=dtype)
     stored = train.view(torch.int8) if dtype == torch.uint8 else train  # conversion to int8 is fast, to uint8 slow
-    slopes = None
+    kept = None
     if surrogate is not None:
-        slopes = torch.empty_like(currents, dtype=torch.int8 if _is_window(surrogate) else membrane.dtype)
+        kept = torch.empty_like(currents, dtype=torch.int8 if window else membrane.dtype)
     since_spike = None if since_spike is None or surrogate is None else since_spike.clone()
     counts = []
-    scratch = torch.empty_like(membrane[next(_tiles(membrane))])
+    scratch, slopes = (torch.empty_like(membrane[next(_tiles(membrane))]) for _ in range(2))
     for tile in _tiles(membrane):
         u, limit = membrane[tile], threshold if len(threshold) == 1 else threshold[tile]
-        since = None if since_spike is None else since_spike[tile]
+        since, slope = None if since_spike is None else since_spike[tile], slopes[: len(u)]
         for t, (current, spikes) in enumerate(zip(*(x[:, tile].unbind(0) for x in (currents, stored)), strict=True)):
             if leak != 1:
                 u.mul_(leak)
             u.add_(_in_dtype_of(u, current, scratch))
-            if surrogate is not None:
-                slopes[t, tile].copy_(_slope(surrogate, u, limit, since))
+            if window:
+                torch.le(torch.sub(u, limit, out=slope).abs_(), window, out=slope)
+            elif surrogate is not None:
+                kept[t, tile].copy_(surrogate(u, limit, since))
             fired = spikes if spikes.dtype == u.dtype else scratch[: len(u)]
             torch.ge(u, limit, out=fired)
             if fired is not spikes:
                 spikes.copy_(fired)
+            if window:
+                kept[t, tile].copy_(slope.add_(fired, alpha=SPIKE))
             counts.append(fired.sum())
             u.addcmul_(fired, u if reset == "zero" else limit, value=-1)
             if since is not None:
                 since.masked_fill_(fired > 0, 0).add_(1)
-    return (train, membrane, since_spike, torch.stack(counts).double().sum()), slopes
+    return (train, membrane, since_spike, torch.stack(counts).double().sum()), kept
 
 
-def _backward(slopes_of_train, slope_of_membrane, train, slopes, dynamics: Dynamics, dtype):
-    """Gradients of currents [T, N] and of the membrane [N] before the chunk; resets are detached."""
-    gradients = torch.empty_like(train, dtype=dtype)
+def _backward(slopes_of_train, slope_of_membrane, train, kept, dynamics: Dynamics, dtype):
+    """Gradients of currents [T, N] and of the membrane [N] before the chunk; resets are detached.
+
+    `kept` is codes if `train` is None, else slopes.
+    """
+    gradients = torch.empty_like(kept, dtype=dtype)
     behind = slope_of_membrane.clone()  # the gradient of the membrane after the step at hand
-    height = dynamics.surrogate.height if _is_window(dynamics.surrogate) else 1.0
-    scratch = torch.empty_like(behind[next(_tiles(behind))])
+    height = getattr(dynamics.surrogate, "height", 1.0)
+    scratches = [torch.empty_like(behind[next(_tiles(behind))]) for _ in range(3)]
     for tile in _tiles(behind):
         g = behind[tile]
-        columns = (x[:, tile].unbind(0) for x in (slopes_of_train, train, slopes, gradients))
-        for of_spikes, spikes, slope, out in reversed(list(zip(*columns, strict=True))):
-            if dynamics.reset == "zero":
-                g.addcmul_(g, _in_dtype_of(g, spikes, scratch), value=-1)
-            slope = _in_dtype_of(g, slope, scratch)
-            g.addcmul_(slope, of_spikes.to(g.dtype), value=height)
-            out.copy_(g)
+        slope, silent, scratch = (x[: len(g)] for x in scratches)
+        for t in reversed(range(len(kept))):
+            slope.copy_(kept[t, tile])
+            if train is None:
+                torch.lt(slope, SPIKE, out=silent)
+                slope.add_(silent, alpha=SPIKE).sub_(SPIKE)
+            if dynamics.reset == "zero" and train is None:
+                g.mul_(silent)
+            elif dynamics.reset == "zero":
+                g.addcmul_(g, _in_dtype_of(g, train[t, tile], scratch), value=-1)
+            g.addcmul_(slope, _in_dtype_of(g, slopes_of_train[t, tile], scratch), value=height)
+            gradients[t, tile].copy_(g)
             if dynamics.leak != 1:
                 g.mul_(dynamics.leak)
     return gradients, behind
@@ -135,27 +164,24 @@ def _backward(slopes_of_train, slope_of_membrane, train, slopes, dynamics: Dynam
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, currents, membrane, since_spike, dynamics, dtype):
-        outputs, slopes = _forward(currents, membrane, since_spike, dynamics, dtype)
-        train, _, since_spike, count = outputs
-        ctx.save_for_backward(train, slopes)
-        ctx.dynamics, ctx.dtype = dynamics, currents.dtype
-        ctx.mark_non_differentiable(*(x for x in (since_spike, count) if x is not None))
-        return outputs
+        (train, membrane, since_spike, count), kept = _forward(currents, membrane, since_spike, dynamics, dtype)
+        codes = kept if hasattr(dynamics.surrogate, "window") else None
+        ctx.save_for_backward(train if codes is None else None, kept)
+        ctx.dynamics, ctx.dtype, ctx.wide = dynamics, currents.dtype, membrane.dtype
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(x for x in (since_spike, count, codes) if x is not None))
+        return train, membrane, since_spike, count, codes
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, slopes_of_train, slope_of_membrane, *_):
-        return *_backward(slopes_of_train, slope_of_membrane, *ctx.saved_tensors, ctx.dynamics, ctx.dtype), *[None] * 3
-
-
-def _is_window(surrogate: Surrogate) -> bool:
-    """Whether the surrogate has only two values, 0 and its `height`."""
-    return hasattr(surrogate, "height")
-
-
-def _slope(surrogate: Surrogate, membrane, threshold, since_spike) -> torch.Tensor:
-    slope = surrogate(membrane, threshold, since_spike)
-    return slope.gt_(0) if _is_window(surrogate) else slope
+        train, kept = ctx.saved_tensors
+        if slope_of_membrane is None:  # of the last chunk
+            slope_of_membrane = torch.zeros_like(kept[0], dtype=ctx.wide)
+        if slopes_of_train is None:
+            slopes_of_train = torch.zeros((), dtype=ctx.wide, device=kept.device).expand(kept.shape)
+        gradients = _backward(slopes_of_train, slope_of_membrane, train, kept, ctx.dynamics, ctx.dtype)
+        return *gradients, None, None, None
 
 
 def _in_dtype_of(wanted: torch.Tensor, values: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:

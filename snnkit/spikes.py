@@ -1,9 +1,10 @@
-"""What neurons hand to the next layer where no gradient is wanted: `Spikes`, which know how they are best convolved.
+"""What neurons hand to the next layer: `Spikes`, which know how they are best convolved, and how best remembered.
 
-A processor's convolution fills rows of sixteen and more outputs. Maps of a few cells, as deep layers have them, leave
+Without gradients, the first: a processor's convolution fills rows of sixteen and more outputs. Maps of a few cells, as deep layers have them, leave
 most of such a row empty, or most taps of the kernel on padding. So a map smaller than its kernel is multiplied with one
 matrix, and other narrow maps are laid side by side into a wide one, with zeros between them. The sums are the same;
-only the order of their additions is not.
+only the order of their additions is not. With gradients, the second: what autograd saves of spikes for the backward pass
+is the byte that the scan over time keeps of each (`snnkit.scan.Scanned.codes`), not a second copy of two or four bytes.
 """
 
 from __future__ import annotations
@@ -35,13 +36,23 @@ def once(weight: torch.Tensor, layout: tuple, make):
 class Spikes(torch.Tensor):
     """Spikes, or means of spikes in the cells of a pool: a tensor like any other, except in how it is convolved.
 
-    Convolutions return plain tensors; pools and reshaping return `Spikes`; any other operation sees plain tensors.
+    Convolutions return plain tensors; pools and reshaping return `Spikes`; any other operation sees plain tensors. With
+    `codes`, which hold the same spikes, every operation returns plain tensors, and autograd saves the codes instead.
     """
+
+    codes: torch.Tensor | None = None
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
+            coded = next((x for x in args if isinstance(x, Spikes) and x.codes is not None), None)
+            if coded is not None:
+                cell = tile(coded, *args[1:], **kwargs) if function is F.avg_pool2d else None
+                if cell:
+                    return _Pool.apply(coded.values(), cell)
+                with _saving(coded):
+                    return function(*_as_values(args), **_as_values(kwargs))
             if args and isinstance(args[0], Spikes):
                 if function is torch.conv2d:
                     return _conv2d(*args, **kwargs)
@@ -80,9 +91,28 @@ class Spikes(torch.Tensor):
 _RESHAPING = {torch.flatten, torch.reshape, torch.Tensor.flatten, torch.Tensor.reshape, torch.Tensor.view}
 
 
-def as_spikes(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` as `Spikes` where that is of use: on a processor, and when no gradients are computed."""
-    return tensor.as_subclass(Spikes) if tensor.is_cpu and not torch.is_grad_enabled() else tensor
+def as_spikes(tensor: torch.Tensor, codes: torch.Tensor | None = None) -> torch.Tensor:
+    """`tensor` as `Spikes` where that is of use: with `codes`, or on a processor and without gradients."""
+    if codes is None and (torch.is_grad_enabled() or not tensor.is_cpu):
+        return tensor
+    found = tensor.as_subclass(Spikes)
+    found.codes = codes
+    return found
+
+
+def _saving(spikes: Spikes):
+    """A context in which autograd saves the codes in place of `spikes`."""
+    values, codes = spikes.values(), spikes.codes
+    place = (values.data_ptr(), values.dtype, values.shape, values.stride())
+
+    def pack(tensor):
+        same = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) == place
+        return (codes, tensor.dtype) if same else tensor
+
+    def unpack(packed):
+        return packed if isinstance(packed, torch.Tensor) else (packed[0] >> 1).to(packed[1])
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def _as_values(arguments):
@@ -94,6 +124,29 @@ def _as_values(arguments):
     if isinstance(arguments, dict):
         return {name: _as_values(argument) for name, argument in arguments.items()}
     return arguments
+
+
+def tile(maps, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor=None):
+    """The cell (height, width) of an average pool that tiles `maps` without rest; None for any other pool."""
+    cell = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+    tiles = stride in (None, kernel_size, cell) and padding in (0, (0, 0)) and not ceil_mode and divisor is None
+    return cell if tiles and not (maps.shape[-2] % cell[0] or maps.shape[-1] % cell[1]) else None
+
+
+class _Pool(torch.autograd.Function):
+    """The mean over each cell: its gradient needs no spikes."""
+
+    @staticmethod
+    def forward(ctx, maps, cell):
+        ctx.cell = cell
+        return F.avg_pool2d(maps, cell)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        height, width = ctx.cell
+        share = (gradient / (height * width)).permute(0, 2, 3, 1)[:, :, None, :, None]  # [N, H, 1, W, 1, C]
+        share = share.expand(-1, -1, height, -1, width, -1)
+        return share.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2), None
 
 
 def _conv2d(spikes: Spikes, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> torch.Tensor:

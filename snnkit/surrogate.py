@@ -1,8 +1,9 @@
 """Surrogate gradients: what backpropagation uses in place of the derivative of a spike.
 
 A surrogate is a function of (membrane, threshold, steps since the last spike) that returns d spike / d membrane,
-all three broadcastable tensors. Each function below makes one. A surrogate of only two values, 0 and a height, may say
-so in an attribute `height`; one that reads the third argument sets `needs_spike_times`.
+all three broadcastable tensors. Each function below makes one. A surrogate that is a window says so in two attributes:
+its value is `height` where |membrane - threshold| <= `window`, else 0. One that reads the third argument sets
+`needs_spike_times`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ def rectangle(width: float = 1.0) -> Surrogate:
     _positive("width", width)
 
     def derivative(membrane, threshold, since_spike):
-        distance = (membrane - threshold).abs_()
-        return torch.le(distance, width / 2, out=distance).div_(width)
+        return ((membrane - threshold).abs() <= width / 2).to(membrane.dtype) / width
 
-    derivative.height = 1 / width
+    derivative.window, derivative.height = width / 2, 1 / width
     return derivative
 
 

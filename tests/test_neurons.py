@@ -107,7 +107,7 @@ def test_both_scans_equal_the_plain_double_loop_bit_for_bit(currents, leak, thre
     dynamics = Dynamics(leak, torch.tensor(threshold, dtype=torch.float64), reset, spike_time())
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            fired, state, count = scan(train.clone().requires_grad_(grad), start, dynamics)
+            fired, state, count, _ = scan(train.clone().requires_grad_(grad), start, dynamics)
         assert fired.tolist() == spikes
         assert count == fired.sum()
         assert state.membrane.tolist() == membranes[-1]

@@ -19,7 +19,7 @@ def steps(currents, state, dynamics):
     for current in currents:
         spikes, state = step(current, state, *dynamics)
         train.append(spikes)
-    return torch.stack(train), state, float(torch.stack(train).detach().sum())
+    return torch.stack(train), state, float(torch.stack(train).detach().sum()), None
 
 
 def drive(shape, steps=7, dtype=torch.float64, seed=0, channels_last=False):
@@ -36,7 +36,7 @@ def drive(shape, steps=7, dtype=torch.float64, seed=0, channels_last=False):
 def gradients(run, currents, state, dynamics):
     """What `run` returns, and the gradients of a weighted sum of its spikes and membranes."""
     currents, membrane = currents.clone().requires_grad_(), state.membrane.clone().requires_grad_()
-    train, after, count = run(currents, State(membrane, state.since_spike), dynamics)
+    train, after, count, _ = run(currents, State(membrane, state.since_spike), dynamics)
     weights = torch.arange(train.numel(), dtype=train.dtype).view(train.shape).sin()
     ((train * weights).sum() + (after.membrane * weights[0]).sum()).backward()
     return train.detach(), after, float(count), currents.grad, membrane.grad
@@ -62,8 +62,8 @@ def test_the_scan_is_the_definition_bit_for_bit_and_so_is_its_gradient(
     try:
         scans.TILE = tile
         with torch.no_grad():
-            plain, after, count = scan(currents, state, dynamics)
-        expected, expected_after, expected_count = steps(currents, state, dynamics._replace(surrogate=None))
+            plain, after, count, _ = scan(currents, state, dynamics)
+        expected, expected_after, expected_count, _ = steps(currents, state, dynamics._replace(surrogate=None))
         assert torch.equal(plain, expected)
         assert torch.equal(after.membrane, expected_after.membrane)
         assert count == expected_count
@@ -84,7 +84,7 @@ def test_the_scan_is_the_definition_bit_for_bit_and_so_is_its_gradient(
 def test_spikes_come_in_the_dtype_that_was_asked_for(dtype):
     currents, state = drive((2, 3, 4, 4), dtype=torch.float32, channels_last=True)
     dynamics = Dynamics(1.0, torch.tensor(1.0), "subtract")
-    narrow, after, count = scan(currents, state, dynamics, dtype)
+    narrow, after, count, _ = scan(currents, state, dynamics, dtype)
     wide, expected, expected_count = steps(currents, state, dynamics)
     assert narrow.dtype == dtype
     assert torch.equal(narrow.float(), wide)
@@ -106,9 +106,9 @@ def test_bfloat16_currents_meet_float32_membranes_forward_and_backward():
 def test_neurons_are_scanned_where_they_lie():
     """Spikes of a channels-last layer are channels-last: the next convolution needs no copy."""
     currents, state = drive((2, 3, 4, 4), dtype=torch.float32, channels_last=True)
-    train, _, _ = scan(currents, state, Dynamics(1.0, torch.tensor(1.0), "zero"))
+    train, *_ = scan(currents, state, Dynamics(1.0, torch.tensor(1.0), "zero"))
     assert train.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
-    train, _, _ = scan(currents.contiguous(), state, Dynamics(1.0, torch.tensor(1.0), "zero"))
+    train, *_ = scan(currents.contiguous(), state, Dynamics(1.0, torch.tensor(1.0), "zero"))
     assert train.is_contiguous()
 
 
