@@ -21,7 +21,7 @@ import yaml
 from ci import parameters
 from ci.errors import BookError
 
-CODE = (".py", ".js", ".css")
+CODE = (".py", ".cpp", ".js", ".css")
 
 
 @dataclass(frozen=True, eq=False)

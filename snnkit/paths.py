@@ -18,8 +18,12 @@ def data_roots() -> list[Path]:
     checkout = Path(__file__).resolve().parent.parent / "data"
     if (checkout / "paper.yaml").is_file():
         roots.append(checkout)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return [*roots, Path(cache) / "snnkit"]
+    return [*roots, user_cache()]
+
+
+def user_cache() -> Path:
+    """The user's own cache folder for snnkit."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnkit"
 
 
 def data_root() -> Path:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from snnkit import native
 from snnkit.surrogate import Surrogate
 
 TILE = 2**18  # neurons at a time on a processor: 1 MiB a float32 tensor
@@ -47,9 +48,7 @@ class Scanned(NamedTuple):
     codes: torch.Tensor | None = None
 
 
-def scan(
-    currents: torch.Tensor, state: State, dynamics: Dynamics, dtype: torch.dtype | None = None
-) -> Scanned:
+def scan(currents: torch.Tensor, state: State, dynamics: Dynamics, dtype: torch.dtype | None = None) -> Scanned:
     """Drive neurons with `currents` [T, B, ...] from `state`, bit for bit as T calls of `snnkit.neurons.step` would.
 
     Spikes are of `dtype` (default: that of the currents). Under grad, with a surrogate, gradients reach currents and
@@ -101,6 +100,9 @@ def _forward(currents, membrane, since_spike, dynamics: Dynamics, dtype):
     """The scan on flat tensors [T, N] and [N]: ((spikes, membrane, since_spike, count), codes or slopes)."""
     leak, threshold, reset, surrogate = dynamics
     membrane, window = membrane.clone(), getattr(surrogate, "window", None)
+    if native.serves(currents, membrane, dynamics, dtype):
+        train, codes, count = native.forward(currents, membrane, dynamics, dtype)
+        return (train, membrane, since_spike, torch.tensor(count, dtype=torch.float64)), codes
     train = torch.empty_like(currents, dtype=dtype)
     stored = train.view(torch.int8) if dtype == torch.uint8 else train  # conversion to int8 is fast, to uint8 slow
     kept = None
@@ -138,9 +140,10 @@ def _backward(slopes_of_train, slope_of_membrane, train, kept, dynamics: Dynamic
 
     `kept` is codes if `train` is None, else slopes.
     """
-    gradients = torch.empty_like(kept, dtype=dtype)
     behind = slope_of_membrane.clone()  # the gradient of the membrane after the step at hand
-    height = getattr(dynamics.surrogate, "height", 1.0)
+    if train is None and native.serves(slopes_of_train, behind, dynamics, dtype):
+        return native.backward(slopes_of_train, behind, kept, dynamics), behind
+    gradients, height = torch.empty_like(kept, dtype=dtype), getattr(dynamics.surrogate, "height", 1.0)
     scratches = [torch.empty_like(behind[next(_tiles(behind))]) for _ in range(3)]
     for tile in _tiles(behind):
         g = behind[tile]

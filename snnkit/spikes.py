@@ -1,10 +1,12 @@
 """What neurons hand to the next layer: `Spikes`, which know how they are best convolved, and how best remembered.
 
-Without gradients, the first: a processor's convolution fills rows of sixteen and more outputs. Maps of a few cells, as deep layers have them, leave
-most of such a row empty, or most taps of the kernel on padding. So a map smaller than its kernel is multiplied with one
-matrix, and other narrow maps are laid side by side into a wide one, with zeros between them. The sums are the same;
-only the order of their additions is not. With gradients, the second: what autograd saves of spikes for the backward pass
-is the byte that the scan over time keeps of each (`snnkit.scan.Scanned.codes`), not a second copy of two or four bytes.
+Without gradients, the first: a processor's convolution fills rows of sixteen and more outputs. Maps of a few cells, as
+deep layers have them, leave most of such a row empty, or most taps of the kernel on padding. So a map smaller than its
+kernel is multiplied with one matrix, and other narrow maps are laid side by side into a wide one, with zeros between
+them. The sums are the same; only the order of their additions is not.
+
+With gradients, the second: what autograd saves of spikes for the backward pass is the byte that the scan over time
+keeps of each anyway (`snnkit.scan.Scanned.codes`), not a second copy of two or four bytes.
 """
 
 from __future__ import annotations
@@ -165,7 +167,7 @@ def _conv2d(spikes: Spikes, weight, bias=None, stride=1, padding=0, dilation=1, 
 
 
 def as_matrix(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The matrix [H * W * O, H * W * C] of a convolution that keeps the size of its maps, all in the order (y, x, c)."""
+    """The matrix [H * W * O, H * W * C] of a convolution that keeps the size of maps, all in the order (y, x, c)."""
     outputs, inputs, rows, columns = weight.shape
     matrix = weight.new_zeros(height, width, outputs, height, width, inputs)
     for y, x, v, u in itertools.product(range(height), range(width), range(height), range(width)):

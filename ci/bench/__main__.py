@@ -16,28 +16,39 @@ from snnkit.int8 import has_fast_int8
 from snnkit.simulation import has_fast_bfloat16
 
 PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")
+QUICK_PEERS = ("spikingjelly", "norse")
 PARTS = (*WORKLOADS, "scaling", "operations", "accuracy")
 
 
-def lanes(workload: str, precisions: list[str], base: dict) -> list[Lane]:
+def lanes(workload: str, precisions: list[str], base: dict, quick: bool = False) -> list[Lane]:
     """Everybody in every mode. Default: float32, a step at a time (sinabs, batch-norm: all steps), channels first.
-    Tuned: channels last, a few steps at a time (in training all, or one), in every precision that is fast here."""
+    Tuned: channels last, a few steps at a time (in training all, or one), memory kept, in every precision that is fast
+    here. snnkit keeps memory too; beside that, once as it is without a compiler and once without keeping memory. Quick:
+    the two fastest peers, tuned in the fastest float precision."""
     spec, found = WORKLOADS[workload], []
+    base, floats = base | {"keep": True}, [precision for precision in precisions if precision != "int8"]
     for precision in precisions:
         if precision != "int8" or spec.kind == "infer":
             found.append(Lane("snnkit", precision, {**base, "contestant": "snnkit", "precision": precision}))
+    best = {**base, "contestant": "snnkit", "precision": floats[-1]}
+    if not quick:
+        found.append(Lane("snnkit", f"{floats[-1]}, no compiler", {**best, "native": False}))
+        found.append(Lane("snnkit", f"{floats[-1]}, memory not kept", {**best, "keep": False}))
     if spec.kind == "calibrate":
-        return [*found, Lane("a plain loop", "default", {**base, "contestant": "naive"})]
-    for peer in PEERS:
+        default = {**base, "contestant": "naive", "keep": False}
+        tuned = {**base, "contestant": "naive", "precision": floats[-1], "channels_last": True}
+        mode = f"tuned: {floats[-1]}, channels-last"
+        return [*found, Lane("a plain loop", "default", default), Lane("a plain loop", mode, tuned)]
+    for peer in QUICK_PEERS if quick else PEERS:
         style = "multi" if peer == "sinabs" or spec.normalised else "single"
-        found.append(Lane(peer, "default", {**base, "contestant": peer, "style": style}))
-        for precision in precisions:
-            if precision != "int8":
-                for style in ("single", "multi") if spec.kind == "train" and not spec.normalised else ("multi",):
-                    options = {"contestant": peer, "style": style, "precision": precision, "channels_last": True}
-                    if style == "multi" and spec.kind == "infer":
-                        options["chunk"] = 2  # tensors of a few megabytes, as snnkit's own
-                    found.append(Lane(peer, f"tuned: {precision}, channels-last, {style}-step", base | options))
+        found.append(Lane(peer, "default", {**base, "contestant": peer, "style": style, "keep": False}))
+        for precision in floats[-1:] if quick else floats:
+            both = spec.kind == "train" and not spec.normalised and not quick and precision == floats[-1]
+            for style in ("single", "multi") if both else ("multi",):
+                options = {"contestant": peer, "style": style, "precision": precision, "channels_last": True}
+                if style == "multi" and spec.kind == "infer":
+                    options["chunk"] = 2  # tensors of a few megabytes, as snnkit's own
+                found.append(Lane(peer, f"tuned: {precision}, channels-last, {style}-step", base | options))
     return found
 
 
@@ -48,7 +59,7 @@ def run(workload: str, precisions: list[str], rounds: int, options: argparse.Nam
     print(f"{workload}: {spec.title}, T = {spec.timesteps}, B = {spec.batch}", flush=True)
     weights = workloads.store(spec, environment.ROOT / "_build" / "bench")
     base = {"workload": workload, "weights": str(weights), "quick": options.quick, "device": options.device}
-    runners = lanes(workload, precisions, base)
+    runners = lanes(workload, precisions, base, options.quick)
     used = {lane.options.get("precision", "fp32") for lane in runners}
     limits = {p: ask_once(python, {**base, "floor": True, "precision": p})["rate"] for p in precisions if p in used}
     race(python, runners, rounds, say=lambda line: print(line, flush=True))
@@ -60,12 +71,12 @@ def run(workload: str, precisions: list[str], rounds: int, options: argparse.Nam
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, 2 rounds, no records: 5 minutes")
-    parser.add_argument("--rounds", type=int, help="timed rounds (default 5, quick 2)")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, a round, no records: 3 minutes")
+    parser.add_argument("--rounds", type=int, help="timed rounds (default 5, quick 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where times are absolute (default cpu)")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part only; can be repeated")
     options = parser.parse_args()
-    rounds, parts = options.rounds or (2 if options.quick else 5), options.only or PARTS
+    rounds, parts = options.rounds or (1 if options.quick else 5), options.only or PARTS
     if rounds < 1:
         parser.error(f"--rounds is {rounds}; give at least 1")
     if options.device not in ("cpu", "cuda"):
@@ -79,7 +90,8 @@ def main() -> int:
         if workload in parts:
             run(workload, precisions, rounds, options, command)
     if "scaling" in parts and not options.quick:
-        scaling.record(environment.ensure(), options.device, command)
+        floats = [precision for precision in precisions if precision != "int8"]
+        scaling.record(environment.ensure(), options.device, floats[-1], command)
     if "operations" in parts and not options.quick:
         for name, nanoseconds in operations.record(command).items():
             print(f"{name:40} {nanoseconds:6.3f} ns", flush=True)

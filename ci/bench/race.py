@@ -60,13 +60,14 @@ def race(python: Path, lanes: list[Lane], rounds: int, say=print) -> None:
     """
     workers: dict[int, _Worker] = {}
     try:
+        for index, lane in enumerate(lanes):  # they set up side by side
+            workers[index] = _Worker(python, lane)
         for turn in range(rounds + 1):
             for index, lane in enumerate(lanes):
                 if lane.failure:
                     continue
                 try:
                     if turn == 0:
-                        workers[index] = _Worker(python, lane)
                         workers[index].answer()
                     found = workers[index].ask("run" if turn else "check")
                 except (ChildProcessError, BrokenPipeError) as error:

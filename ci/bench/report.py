@@ -47,9 +47,14 @@ def summarise(workload: str, spec: Workload, lanes: list[Lane], limits: dict[str
 
 
 def _agreement(lane: Lane, reference: Lane) -> dict:
-    """Whether the outputs summed over time are snnkit's in float32; how far they are off, in standard deviations."""
+    """Whether the outputs summed over time are snnkit's in float32; how far they are off, in standard deviations, and
+    their correlation: nets of spikes amplify rounding."""
     ours, theirs = torch.tensor(reference.output), torch.tensor(lane.output)
-    return {"same": bool(torch.equal(ours, theirs)), "off": float((ours - theirs).abs().max() / ours.std())}
+    return {
+        "same": bool(torch.equal(ours, theirs)),
+        "off": float((ours - theirs).abs().max() / ours.std()),
+        "correlation": float(torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1]),
+    }
 
 
 def as_text(result: dict) -> str:
@@ -60,7 +65,7 @@ def as_text(result: dict) -> str:
             lines.append(f"{row['contestant']:13} {row['mode']:40} failed: {row['failure']}")
             continue
         spread = "{:.3f} to {:.3f}".format(*row["spread"])
-        agree = "the same" if row["same"] else f"off by {row['off']:.2g}"
+        agree = "the same" if row["same"] else f"off by {row['off']:.2g} (r = {row['correlation']:.3f})"
         lines.append(
             f"{row['contestant']:13} {row['mode']:40} {row['ms']:8.3f} {spread:>17} "
             f"{row['floors']:7.2f} {row['peak_mib']:9.0f}  {agree}"

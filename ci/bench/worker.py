@@ -1,13 +1,15 @@
 """One contestant in a process of its own: sets up, then runs once for every line "run" that it reads.
 
 `python -m ci.bench.worker '{"workload": "W1", "contestant": "snnkit", "precision": "fp32", ...}'` answers every run
-with a line of JSON: seconds, and the process's peak memory in bytes; "check" answers with the outputs too.
+with a line of JSON: seconds, and the process's peak memory in bytes; "check" answers with the outputs too. Training
+takes gigabytes, and many processes take turns: after a run its memory goes back to the system. So that a process which
+keeps its memory (`keep`) has some when it is timed, it first runs once untimed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import re
 import resource
 import sys
@@ -21,7 +23,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ci.bench import contestants, naive, workloads
-from snnkit import convert, models, neurons, simulate
+from snnkit import convert, memory, models, neurons, simulate
+from snnkit.simulation import inference_precision
 from snnkit.surrogate import rectangle
 
 
@@ -29,8 +32,10 @@ class Runner:
     """A workload as one contestant runs it, with the weights of a file; the other arguments say in which mode."""
 
     def __init__(self, workload, contestant, weights, precision="fp32", style="multi", channels_last=False, chunk=None,
-                 timesteps=None, batch=None, coded=True, quick=False, device="cpu"):  # fmt: skip
+                 timesteps=None, batch=None, coded=True, quick=False, device="cpu", keep=False):  # fmt: skip
         self.workload = workloads.WORKLOADS[workload].smaller() if quick else workloads.WORKLOADS[workload]
+        if keep:
+            memory.keep_memory()
         if batch:
             self.workload = replace(self.workload, batch=batch)
         self.precision, self.style, self.device, self.ours = precision, style, device, contestant == "snnkit"
@@ -79,17 +84,16 @@ class Runner:
         if self.ours:
             found = convert.spike_norm(self.net, images, self.timesteps, generator=generator, precision=self.precision)
             return torch.tensor([[list(found.values())]])
-        return torch.tensor([[naive.spike_norm(self.net, images, self.timesteps, generator)]])
+        with inference_precision(self.precision, images.device):
+            return torch.tensor([[naive.spike_norm(self.net, images, self.timesteps, generator)]])
 
     def _forward(self) -> torch.Tensor:
         if self.ours:
             coding = None if self.coded else "poisson"
             return simulate(self.net, self.input, self.timesteps, coding=coding, precision=self.precision).output
         contestants.reset(self.net)
-        autocast = self.precision == "bf16"
-        context = torch.autocast(self.device, torch.bfloat16) if autocast else contextlib.nullcontext()
         outputs = []
-        with context:
+        with inference_precision(self.precision, self.device):
             for chunk in self.input.split(self.chunk):
                 x = chunk.flatten(0, 1)
                 if self.channels_last:
@@ -132,6 +136,8 @@ def _rate(layer: nn.Conv2d, shape, precision: str) -> float:
 def main() -> None:
     torch.set_num_threads(2)
     options = json.loads(sys.argv[1])
+    if not options.pop("native", True):
+        os.environ["SNNKIT_NATIVE"] = "0"
     if options.pop("floor", False):
         print(json.dumps({"rate": floor(options["workload"], options["precision"])}), flush=True)
         return
@@ -139,6 +145,8 @@ def main() -> None:
     before = _peak()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
+        if options.get("keep") and runner.workload.kind == "train" and line.strip() != "check":
+            runner.run()
         start = time.perf_counter()
         output = runner.run()
         if torch.device(runner.device).type == "cuda":
@@ -148,6 +156,9 @@ def main() -> None:
             gradient = next(runner.net.parameters()).grad
             answer["output"] = output.float().sum(0).tolist()
             answer["gradient"] = None if gradient is None else gradient.flatten()[:256].tolist()
+        del output
+        if runner.workload.kind == "train":
+            memory.give_back_memory()
         print(json.dumps(answer), flush=True)
 
 

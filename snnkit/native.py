@@ -1,0 +1,118 @@
+"""The scan over time compiled for this machine (`scan.cpp`), where it has a C++ compiler; nothing needs it.
+
+The first scan on a machine compiles it (half a second) into the user's cache folder. Without a compiler, or with
+SNNKIT_NATIVE=0 in the environment, `snnkit.scan` does the same with tensor operations, several times slower. The code
+runs on the OpenMP threads that torch has started, not on threads of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from snnkit import paths
+
+SOURCE = Path(__file__).with_name("scan.cpp")
+COMPILE = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fopenmp", "-std=c++17", "-c"]
+LINK = ["-shared"]  # without OpenMP's own library: its symbols are those that torch has loaded
+
+
+class _Neuron(ctypes.Structure):
+    """`Neuron` of scan.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_float) for name in ("leak", "window", "height")),
+        ("thresholds", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("own_thresholds", "to_zero")),
+    ]
+
+
+def serves(currents: torch.Tensor, membrane: torch.Tensor, dynamics, dtype: torch.dtype) -> bool:
+    """Whether `forward` has code for these tensors and neurons, and this machine has the library."""
+    surrogate = dynamics.surrogate
+    kinds = (currents.dtype, dtype)
+    return (
+        currents.is_cpu
+        and membrane.dtype == torch.float32
+        and currents.dtype in (torch.float32, torch.bfloat16)
+        and (kinds[0] == kinds[1] or dtype == torch.uint8)
+        and (surrogate is None or hasattr(surrogate, "window"))
+        and library() is not None
+    )
+
+
+def forward(currents, membrane, dynamics, dtype):
+    """Scan currents [T, N] from `membrane` [N], which becomes the one after: (spikes, codes or None, their number)."""
+    currents = currents.contiguous()
+    spikes, codes = torch.empty_like(currents, dtype=dtype), None
+    if dynamics.surrogate is not None:
+        codes = torch.empty_like(currents, dtype=torch.int8)
+    count = _call("forward", currents, membrane, spikes, codes, dynamics, returns=ctypes.c_double)
+    return spikes, codes, count
+
+
+def backward(of_spikes, of_membrane, codes, dynamics):
+    """The gradient of the currents [T, N]; `of_membrane` [N], that of the membrane, moves from behind to before."""
+    of_spikes = of_spikes.contiguous()
+    of_currents = torch.empty_like(of_spikes)
+    _call("backward", of_spikes, of_membrane, codes, of_currents, dynamics, returns=None)
+    return of_currents
+
+
+def _call(name: str, first, membrane, second, third, dynamics, returns):
+    kinds = (first, second) if name == "forward" else (first,)
+    function = getattr(library(), "_".join([name, *(str(x.dtype).removeprefix("torch.") for x in kinds)]))
+    function.restype = returns
+    threshold = dynamics.threshold.contiguous()
+    neuron = _Neuron(
+        dynamics.leak,
+        getattr(dynamics.surrogate, "window", 0.0),
+        getattr(dynamics.surrogate, "height", 0.0),
+        threshold.data_ptr(),
+        threshold.numel() > 1,
+        dynamics.reset == "zero",
+    )
+    places = (None if x is None else ctypes.c_void_p(x.data_ptr()) for x in (first, membrane, second, third))
+    sizes = (ctypes.c_long(size) for size in first.shape)
+    return function(*sizes, *places, ctypes.byref(neuron), torch.get_num_threads())
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled scan; None where there is none to be had."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if os.environ.get("SNNKIT_NATIVE") == "0" or compiler is None:
+        return None
+    cache = paths.user_cache() / f"scan-{_machine(compiler)}.so"
+    try:
+        if not cache.is_file():
+            _compile(compiler, cache)
+        return ctypes.CDLL(str(cache))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _machine(compiler: str) -> str:
+    """A hash of all that the compiled code depends on."""
+    flags = Path("/proc/cpuinfo")
+    lines = flags.read_text().splitlines() if flags.is_file() else [platform.processor()]
+    processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    parts = (SOURCE.read_text(), compiler, *COMPILE, platform.machine(), processor, torch.__version__)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _compile(compiler: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        built, linked = Path(folder, "scan.o"), Path(folder, "scan.so")
+        for command in ([*COMPILE, str(SOURCE), "-o", str(built)], [*LINK, str(built), "-o", str(linked)]):
+            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
+        paths.write_atomically(target, linked.read_bytes())
