@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 
 import torch
 
-from snnkit import checkpoint, data, evaluate, ledger, models
+from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models
 from snnkit.paths import data_root
 from snnkit.train import Recipe, fit
 
@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     options.command_line = "python -m snnkit " + " ".join(arguments)
+    keep_memory()
     try:
         options.run(options)
     except (ValueError, OSError, FloatingPointError) as error:

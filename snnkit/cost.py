@@ -11,25 +11,27 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from snnkit.neurons import Stateful
-from snnkit.simulation import inference_precision, simulate
+from snnkit.simulation import choose_precision, inference_precision, simulate
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cost of a run: `macs` per image and step, `presentations` image-steps in all, `rate` in MAC/s."""
+    """Cost of a run: `macs` per image and step, `presentations` image-steps in all, `rate` in MAC/s in `precision`."""
 
     macs: int
     presentations: int
     rate: float
+    precision: str | None = None
 
     @property
     def seconds(self) -> float:
         return self.macs * self.presentations / self.rate
 
     def __str__(self) -> str:
+        inside = f" in {self.precision}" if self.precision else ""
         return (
-            f"{self.macs / 1e6:,.1f} M MAC x {self.presentations:,} image-steps at {self.rate / 1e9:,.0f} GMAC/s: "
-            f"about {duration(self.seconds)}"
+            f"{self.macs / 1e6:,.1f} M MAC x {self.presentations:,} image-steps at {self.rate / 1e9:,.0f} GMAC/s"
+            f"{inside}: about {duration(self.seconds)}"
         )
 
 
@@ -44,15 +46,15 @@ def estimate(net: nn.Module, images: torch.Tensor, presentations: int, precision
     """Estimate `presentations` image-steps of `net` by timing it on `images` [B, ...].
 
     An ANN takes one step an image; one training step counts as three (forward, and twice that backward).
-    `precision` as for `simulate`. The net is left as it was: it is timed in eval mode, so no running statistics change
-    and no random numbers are drawn.
+    `precision` as for `simulate`; the estimate says what it came to. The net is left as it was: it is timed in eval
+    mode, so no running statistics change and no random numbers are drawn.
     """
     spiking = any(isinstance(module, Stateful) for module in net.modules())
     steps = 2 if spiking else 1
 
     images = images.to(memory_format=torch.channels_last) if images.dim() == 4 else images
 
-    def run(batch):
+    def run(batch, precision):
         if spiking:
             simulate(net, batch, steps, coding="constant", precision=precision)
         else:
@@ -61,16 +63,17 @@ def estimate(net: nn.Module, images: torch.Tensor, presentations: int, precision
 
     with torch.no_grad(), _eval_mode(net):
         counter = FlopCounterMode(display=False)
-        with counter:
-            run(images[:1])
+        with counter, torch.enable_grad():  # every convolution as it is defined, not in the layout that is fast
+            run(images[:1], None)
         macs = counter.get_total_flops() // 2 // steps
-        run(images)  # warm up
+        run(images, precision)  # warm up
         start = time.perf_counter()
-        run(images)
+        run(images, precision)
         if images.device.type == "cuda":
             torch.cuda.synchronize()
         elapsed = time.perf_counter() - start
-    return Estimate(macs, presentations, macs * steps * len(images) / elapsed)
+    rate = macs * steps * len(images) / elapsed
+    return Estimate(macs, presentations, rate, choose_precision(precision, images.device))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from snnkit.spikes import Spikes, as_matrix, once, tile
+from snnkit.spikes import Spikes, as_matrix, once, pool_cell
 
 LEVELS = 127
 OPERATIONS = ("qconv_prepack", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise")
@@ -39,7 +39,7 @@ class SpikeBytes(Spikes):
 
     def pooled(self, *args, **kwargs) -> torch.Tensor:
         """Sums over the cells, the factor in their scale; a plain tensor of means where bytes do not serve."""
-        height, width = tile(self, *args, **kwargs) or (1, 1)
+        height, width = pool_cell(self, *args, **kwargs) or (1, 1)
         if not 1 < height * width <= 255 * self.scale:
             return F.avg_pool2d(self.values(), *args, **kwargs)
         rows = sum(self[..., row::height, :] for row in range(height))

@@ -13,7 +13,7 @@ def keep_memory() -> bool:
     """Let this process keep up to 2 GiB of what it frees, for what it takes next. Whether the allocator does.
 
     By default glibc gives large freed blocks back to the system, and pays for every page when it takes them again. A
-    simulation takes and frees the same blocks at every chunk, so keeping them makes it faster, training most of all. The
+    simulation takes and frees the same blocks at every chunk, so keeping them makes it faster, training above all. The
     price: the process looks as large as it once was, until `give_back_memory`. Without glibc nothing changes (False).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -39,12 +39,11 @@ class _Neuron(ctypes.Structure):
 def serves(currents: torch.Tensor, membrane: torch.Tensor, dynamics, dtype: torch.dtype) -> bool:
     """Whether `forward` has code for these tensors and neurons, and this machine has the library."""
     surrogate = dynamics.surrogate
-    kinds = (currents.dtype, dtype)
     return (
         currents.is_cpu
-        and membrane.dtype == torch.float32
+        and membrane.dtype == dynamics.threshold.dtype == torch.float32
         and currents.dtype in (torch.float32, torch.bfloat16)
-        and (kinds[0] == kinds[1] or dtype == torch.uint8)
+        and dtype in (currents.dtype, torch.uint8)
         and (surrogate is None or hasattr(surrogate, "window"))
         and library() is not None
     )
@@ -64,7 +63,7 @@ def backward(of_spikes, of_membrane, codes, dynamics):
     """The gradient of the currents [T, N]; `of_membrane` [N], that of the membrane, moves from behind to before."""
     of_spikes = of_spikes.contiguous()
     of_currents = torch.empty_like(of_spikes)
-    _call("backward", of_spikes, of_membrane, codes, of_currents, dynamics, returns=None)
+    _call("backward", of_spikes, of_membrane, codes.contiguous(), of_currents, dynamics, returns=None)
     return of_currents
 
 

@@ -50,7 +50,7 @@ class Spikes(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             coded = next((x for x in args if isinstance(x, Spikes) and x.codes is not None), None)
             if coded is not None:
-                cell = tile(coded, *args[1:], **kwargs) if function is F.avg_pool2d else None
+                cell = pool_cell(coded, *args[1:], **kwargs) if function is F.avg_pool2d else None
                 if cell:
                     return _Pool.apply(coded.values(), cell)
                 with _saving(coded):
@@ -128,7 +128,7 @@ def _as_values(arguments):
     return arguments
 
 
-def tile(maps, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor=None):
+def pool_cell(maps, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor=None):
     """The cell (height, width) of an average pool that tiles `maps` without rest; None for any other pool."""
     cell = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
     tiles = stride in (None, kernel_size, cell) and padding in (0, (0, 0)) and not ceil_mode and divisor is None

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ci.bench import naive, report, workloads
+from ci.bench import __main__ as bench
+from ci.bench import naive, operations, report, workloads
 from ci.bench.race import Lane, race
 from snnkit import convert, ledger, models, simulate
 from snnkit.neurons import LIF
@@ -93,3 +94,37 @@ def test_the_sums_of_a_race_by_hand(tmp_path, monkeypatch):
     report.record(result, "make bench", 3, {"a": "1.0"}, 5.0)
     entry = ledger.load("bench/W1")
     assert (entry["value"], entry["count"], entry["note"]) == (0.5, 3, "a 1.0; medians of 3 rounds in turns")
+
+
+def test_who_runs_in_which_mode():
+    base = {"workload": "W1", "device": "cpu"}
+    found = bench.lanes("W1", ["fp32", "bf16", "int8"], base)
+    ours = {lane.mode: lane.options for lane in found if lane.name == "snnkit"}
+    assert list(ours) == ["fp32", "bf16", "int8", "bf16, no compiler", "bf16, memory not kept"]
+    assert ours["bf16, no compiler"] == ours["bf16"] | {"native": False}
+    assert ours["bf16, memory not kept"] == ours["bf16"] | {"keep": False}
+    peers = [lane for lane in found if lane.name != "snnkit"]
+    assert len(peers) == 4 * 3
+    assert {lane.options["keep"] for lane in peers if lane.mode == "default"} == {False}
+    assert {lane.options["keep"] for lane in peers if lane.mode != "default"} == {True}
+    assert not any("chunk" in lane.options for lane in bench.lanes("W3", ["fp32"], base))
+    modes = [lane.mode for lane in bench.lanes("W3", ["fp32", "bf16", "int8"], base) if lane.name == "norse"]
+    assert modes == [
+        "default",
+        "tuned: fp32, channels-last, multi-step",
+        "tuned: bf16, channels-last, single-step",
+        "tuned: bf16, channels-last, multi-step",
+    ]
+    quick = bench.lanes("W4", ["fp32", "bf16", "int8"], base, quick=True)
+    assert [lane.name for lane in quick] == ["snnkit"] * 2 + ["spikingjelly"] * 2 + ["norse"] * 2
+    on_a_gpu = bench.lanes("W4", ["fp32", "bf16"], base | {"device": "cuda"})
+    assert [lane.mode for lane in on_a_gpu if lane.name == "snnkit"] == ["fp32", "bf16"]
+
+
+def test_what_the_parts_cost_is_measured_for_every_way():
+    rows = operations.layouts(["fp32"]) + operations.scans(["fp32", "bf16"], steps=2, neurons=64)
+    ways = {(row[0], row[1]) for row in rows}
+    assert ("512 to 512 channels on 2 x 2", "sparse rows") in ways
+    assert ("512 to 512 channels on 4 x 4", "side by side") in ways
+    assert {("inference", "bf16"), ("training, backward", "fp32")} <= ways
+    assert all(isinstance(row[-2], float | str) and isinstance(row[-1], float | None) for row in rows)

@@ -31,7 +31,7 @@ def lanes(workload: str, precisions: list[str], base: dict, quick: bool = False)
         if precision != "int8" or spec.kind == "infer":
             found.append(Lane("snnkit", precision, {**base, "contestant": "snnkit", "precision": precision}))
     best = {**base, "contestant": "snnkit", "precision": floats[-1]}
-    if not quick:
+    if not quick and base["device"] == "cpu":
         found.append(Lane("snnkit", f"{floats[-1]}, no compiler", {**best, "native": False}))
         found.append(Lane("snnkit", f"{floats[-1]}, memory not kept", {**best, "keep": False}))
     if spec.kind == "calibrate":
@@ -93,7 +93,7 @@ def main() -> int:
         floats = [precision for precision in precisions if precision != "int8"]
         scaling.record(environment.ensure(), options.device, floats[-1], command)
     if "operations" in parts and not options.quick:
-        for name, nanoseconds in operations.record(command).items():
+        for name, nanoseconds in operations.record(precisions, command).items():
             print(f"{name:40} {nanoseconds:6.3f} ns", flush=True)
     if "accuracy" in parts and not options.quick:
         try:

@@ -141,7 +141,7 @@ def reset(net: nn.Module) -> None:
         elif type(layer).__module__.startswith("spikingjelly") and hasattr(layer, "step_mode"):
             layer.reset()
         elif type(layer).__module__.startswith("snntorch") and hasattr(layer, "mem"):
-            layer.mem = torch.zeros(0)
+            layer.mem = torch.zeros(0, device=layer.mem.device)
         elif type(layer).__module__.startswith("sinabs") and hasattr(layer, "reset_states"):
             layer.zero_grad()
             layer.reset_states()

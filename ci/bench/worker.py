@@ -102,7 +102,7 @@ class Runner:
         return torch.cat(outputs)
 
 
-def floor(workload: str, precision: str, quick: bool = False) -> float:
+def floor(workload: str, precision: str, device: str) -> float:
     """The rate, in MAC/s, of the fastest convolution of the workload's net, run alone in this precision."""
     spec = workloads.WORKLOADS[workload]
     net, shapes = models.build(spec.model, neuron=nn.ReLU), []
@@ -111,11 +111,13 @@ def floor(workload: str, precision: str, quick: bool = False) -> float:
             layer.register_forward_hook(lambda layer, inputs, output: shapes.append((layer, inputs[0].shape[1:])))
     net(torch.zeros(1, 3, 32, 32))
     whole = {(layer, shape) for layer, shape in shapes if shape[1] * shape[2] >= layer.weight[0, 0].numel()}
-    return max(_rate(layer, shape, precision) for layer, shape in whole)  # smaller maps skip taps: not their MACs
+    return max(
+        _rate(layer, shape, precision, device) for layer, shape in whole
+    )  # smaller maps skip taps: not their MACs
 
 
 @torch.no_grad()
-def _rate(layer: nn.Conv2d, shape, precision: str) -> float:
+def _rate(layer: nn.Conv2d, shape, precision: str, device: str) -> float:
     from snnkit.int8 import spike_bytes
 
     rows = max(1, 2**22 // shape.numel())
@@ -124,13 +126,15 @@ def _rate(layer: nn.Conv2d, shape, precision: str) -> float:
         x = spike_bytes(x.to(torch.uint8))
     elif precision == "bf16":
         x, layer = x.bfloat16(), layer.bfloat16()
-    layer, best = layer.to(memory_format=torch.channels_last), float("inf")
+    layer, x = layer.to(device, memory_format=torch.channels_last), x.to(device)
+    times = []
     for _ in range(6):
         start = time.perf_counter()
         layer(x)
-        best = min(best, time.perf_counter() - start)
+        _wait(device)
+        times.append(time.perf_counter() - start)
     layer.float()
-    return rows * shape[1] * shape[2] * layer.weight.numel() / best
+    return rows * shape[1] * shape[2] * layer.weight.numel() / min(times)
 
 
 def main() -> None:
@@ -139,19 +143,18 @@ def main() -> None:
     if not options.pop("native", True):
         os.environ["SNNKIT_NATIVE"] = "0"
     if options.pop("floor", False):
-        print(json.dumps({"rate": floor(options["workload"], options["precision"])}), flush=True)
+        print(json.dumps({"rate": floor(options["workload"], options["precision"], options["device"])}), flush=True)
         return
     runner = Runner(**options)
-    before = _peak()
+    before = _peak(runner.device)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         if options.get("keep") and runner.workload.kind == "train" and line.strip() != "check":
             runner.run()
         start = time.perf_counter()
         output = runner.run()
-        if torch.device(runner.device).type == "cuda":
-            torch.cuda.synchronize()
-        answer = {"seconds": time.perf_counter() - start, "peak": _peak(), "before": before}
+        _wait(runner.device)
+        answer = {"seconds": time.perf_counter() - start, "peak": _peak(runner.device), "before": before}
         if line.strip() == "check":
             gradient = next(runner.net.parameters()).grad
             answer["output"] = output.float().sum(0).tolist()
@@ -162,8 +165,16 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _peak() -> int:
-    """Peak resident memory of this process in bytes. Linux's getrusage would count the parent's, at the fork."""
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak(device: str) -> int:
+    """Peak memory of this process in bytes: on a GPU what torch took there, else what was resident (Linux's getrusage
+    would count the parent's, at the fork)."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.is_file():
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024

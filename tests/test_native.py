@@ -1,0 +1,116 @@
+"""The compiled scan equals the one of tensor operations in every bit, and nothing depends on a compiler."""
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snnkit import native
+from snnkit.scan import Dynamics, State, scan
+from snnkit.surrogate import rectangle
+
+compiled = pytest.mark.skipif(native.library() is None, reason="no C++ compiler here, or SNNKIT_NATIVE=0")
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """A user without a compiled scan."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    yield tmp_path / "snnkit"
+    native.library.cache_clear()
+
+
+@compiled
+@given(
+    neurons=st.sampled_from([1, 7, 2047, 2048, 5000, 40_000]),
+    steps=st.integers(1, 5),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    as_bytes=st.booleans(),
+    leak=st.sampled_from([0.25, 0.9, 1.0]),
+    reset=st.sampled_from(["zero", "subtract"]),
+    width=st.sampled_from([None, 0.5, 1.0, 3.0]),
+    own_thresholds=st.booleans(),
+    seed=st.integers(0, 9),
+)
+@settings(deadline=None, max_examples=150, derandomize=True)
+def test_it_equals_tensor_operations_bit_for_bit(
+    neurons, steps, dtype, as_bytes, leak, reset, width, own_thresholds, seed
+):
+    torch.manual_seed(seed)
+    currents = (torch.randn(steps, 1, neurons) * 0.8 + 0.2).to(dtype)
+    membrane = torch.randn(1, neurons) * 0.3
+    threshold = torch.rand(neurons) + 0.5 if own_thresholds else torch.tensor(0.75)
+    dynamics = Dynamics(leak, threshold, reset, width and rectangle(width))
+    weights = torch.randn(steps, 1, neurons).to(dtype)
+
+    def run():
+        x, u = currents.clone().requires_grad_(bool(width)), membrane.clone().requires_grad_(bool(width))
+        as_bytes_here = torch.uint8 if as_bytes and not width else None
+        found = scan(x, State(u), dynamics, as_bytes_here)
+        if width:
+            ((found.spikes * weights).sum() + (found.state.membrane * 0.5).sum()).backward()
+        return [found.spikes, found.state.membrane, found.count, found.codes, x.grad, u.grad]
+
+    expected_library = native.library
+    fast = run()
+    try:
+        native.library = lambda: None
+        slow = run()
+    finally:
+        native.library = expected_library
+    for a, b in zip(fast, slow, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert torch.equal(a, b)
+
+
+@compiled
+def test_other_dtypes_and_surrogates_are_left_to_tensor_operations():
+    dynamics = Dynamics(1.0, torch.tensor(1.0), "zero")
+    x, u = torch.zeros(2, 3), torch.zeros(3)
+    assert native.serves(x, u, dynamics, torch.float32)
+    assert native.serves(x, u, dynamics, torch.uint8)
+    assert not native.serves(x, u, dynamics, torch.bfloat16)
+    assert not native.serves(x.half(), u, dynamics, torch.float16)
+    assert not native.serves(x.double(), u.double(), dynamics, torch.float64)
+    assert not native.serves(x, u, dynamics._replace(threshold=torch.tensor(1.0).double()), torch.float32)
+    assert not native.serves(x, u, dynamics._replace(surrogate=lambda *_: x), torch.float32)
+
+
+@compiled
+def test_it_is_compiled_once_a_machine(fresh, monkeypatch):
+    assert native.library() is not None
+    assert len(list(fresh.glob("scan-*.so"))) == 1
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert native.library() is not None
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "_machine", lambda compiler: "another")
+    with pytest.raises(pytest.fail.Exception):
+        native.library()
+
+
+def scanned():
+    return scan(torch.ones(2, 1, 4), State(torch.zeros(1, 4)), Dynamics(1.0, torch.tensor(1.5), "zero")).spikes
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder, monkeypatch: monkeypatch.setenv("SNNKIT_NATIVE", "0"),
+        lambda folder, monkeypatch: monkeypatch.setenv("CXX", "no-such-compiler"),
+        lambda folder, monkeypatch: monkeypatch.setenv("CXX", shutil.which("false")),
+        lambda folder, monkeypatch: folder.write_text("not a folder"),
+        lambda folder, monkeypatch: monkeypatch.setattr(
+            native, "_compile", lambda compiler, target: target.parent.mkdir() or target.write_text("garbage")
+        ),
+    ],
+    ids=["switched off", "no compiler", "a compiler that fails", "no cache", "a damaged library"],
+)
+def test_without_it_the_scan_is_the_same(spoil, fresh, monkeypatch):
+    spoil(fresh, monkeypatch)
+    assert native.library() is None
+    assert scanned().tolist() == [[[0.0] * 4], [[1.0] * 4]]
