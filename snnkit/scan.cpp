@@ -1,4 +1,5 @@
-// The scan of snnkit/scan.py in one pass over memory: the same operations in the same order, so the same bits.
+// The scan of snnkit/scan.py in one pass over memory: the same operations in the same order, so the same spikes and
+// membranes, bit for bit; gradients to the last digit.
 // Compiled on the machine at hand by snnkit/native.py; without a compiler the tensor operations of scan.py serve.
 
 #include <cstdint>

@@ -306,7 +306,7 @@ def test_the_estimate_is_said_before_training_starts():
     lines = []
     fit(toy_net(), toy("train"), toy("validation"), replace(TOY, epochs=2), say=lines.append)
     # three passes an image and epoch: one forward, two worth of backward
-    words = r"training, forward and backward: 0\.0 M MAC x 384 image-steps at \d+ GMAC/s: about \d+ s"
+    words = r"training, forward and backward: 0\.0 M MAC x 384 image-steps at \d+ GMAC/s in (fp32|bf16): about \d+ s"
     assert re.fullmatch(words, lines[0])
     assert [line[:9] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
     assert "validation" in lines[1]
