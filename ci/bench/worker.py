@@ -2,8 +2,8 @@
 
 `python -m ci.bench.worker '{"workload": "W1", "contestant": "snnkit", "precision": "fp32", ...}'` answers every run
 with a line of JSON: seconds, and the process's peak memory in bytes; "check" answers with the outputs too. Training
-takes gigabytes, and many processes take turns: after a run its memory goes back to the system. So that a process which
-keeps its memory (`keep`) has some when it is timed, it first runs once untimed.
+takes gigabytes, and many processes take turns: after a run its memory goes back to the system. So that a process has
+the memory that it would have in the middle of a training, it first runs once untimed.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def main() -> None:
     before = _peak(runner.device)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        if options.get("keep") and runner.workload.kind == "train" and line.strip() != "check":
+        if runner.workload.kind == "train" and line.strip() != "check":
             runner.run()
         start = time.perf_counter()
         output = runner.run()
