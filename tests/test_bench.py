@@ -12,6 +12,7 @@ from ci.bench import __main__ as bench
 from ci.bench import naive, operations, report, workloads
 from ci.bench.race import Lane, race
 from snnkit import convert, ledger, models, simulate
+from snnkit.int8 import has_fast_int8
 from snnkit.neurons import LIF
 
 SMALL = workloads.Workload("a small net", "infer", "vgg3", timesteps=30, batch=2)
@@ -122,7 +123,9 @@ def test_who_runs_in_which_mode():
 
 
 def test_what_the_parts_cost_is_measured_for_every_way():
-    rows = operations.layouts(["fp32"]) + operations.scans(["fp32", "bf16"], steps=2, neurons=64)
+    rows = operations.layouts(["fp32"] + ["int8"] * has_fast_int8()) + operations.scans(
+        ["fp32", "bf16"], steps=2, neurons=64
+    )
     ways = {(row[0], row[1]) for row in rows}
     assert ("512 to 512 channels on 2 x 2", "sparse rows") in ways
     assert ("512 to 512 channels on 4 x 4", "side by side") in ways
