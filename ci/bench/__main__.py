@@ -97,7 +97,7 @@ def main() -> int:
             print(f"{name:40} {nanoseconds:6.3f} ns", flush=True)
     if "accuracy" in parts and not options.quick:
         try:
-            accuracy.record(accuracy.study(precisions, images=1000, timesteps=300), command)
+            accuracy.record(accuracy.study(precisions, images=1000, timesteps=100), command)
         except FileNotFoundError as error:
             print(f"accuracy: left out, because the images are not there ({error})")
     return 0
