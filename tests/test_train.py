@@ -285,11 +285,15 @@ def test_macs_of_a_small_net_by_hand():
     assert estimate.seconds == pytest.approx(12800 * 1000 / estimate.rate)
 
 
-def test_macs_of_a_spiking_net_are_those_of_one_step():
-    ann, snn = (models.build("vgg3x2", neuron, width=1 / 8, size=8) for neuron in (None, IF))
-    expected = 9 * (3 * 8 * 64 + 8 * 8 * 64 + 2 * 8 * 8 * 16) + 8 * 4 * 64 + 64 * 10  # the repeated layer counts twice
-    assert cost.estimate(ann, torch.rand(4, 3, 8, 8), 1).macs == expected
-    assert cost.estimate(snn, torch.rand(4, 3, 8, 8), 1).macs == expected
+@pytest.mark.parametrize("size", [4, 8])
+def test_macs_of_a_spiking_net_are_those_of_one_step_as_defined_whatever_the_layout(size):
+    ann, snn = (models.build("vgg3x2", neuron, width=1 / 8, size=size) for neuron in (None, IF))
+    cells, pooled = size**2, size**2 // 4
+    expected = (
+        9 * (3 * 8 * cells + 8 * 8 * cells + 2 * 8 * 8 * pooled) + 8 * pooled // 4 * 64 + 64 * 10
+    )  # repeat: twice
+    for net in (ann, snn):
+        assert cost.estimate(net, torch.rand(4, 3, size, size), 1).macs == expected
 
 
 def test_estimating_leaves_the_net_and_the_random_numbers_alone():
