@@ -150,3 +150,18 @@ def test_gradients_from_codes_are_those_from_the_spikes_themselves(pool, monkeyp
 def test_surrogates_without_a_window_have_no_codes(monkeypatch):
     *_, saved = trained(triangle(), nn.AvgPool2d(2), False, monkeypatch)
     assert len(saved) >= 2 * 3
+
+
+def test_what_a_convolution_saves_of_spikes_is_their_codes(monkeypatch):
+    hooks, saved = torch.autograd.graph.saved_tensors_hooks, []
+
+    def recording(pack, unpack):
+        return hooks(lambda tensor: saved.append(pack(tensor)) or saved[-1], unpack)
+
+    monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", recording)
+    net = nn.Sequential(LIF(0.5, 0.3, "zero", rectangle()), nn.Conv2d(2, 3, 3, bias=False))
+    train = torch.rand(4, 1, 2, 8, 8, requires_grad=True)
+    simulate(net, train, 4, coding=None, chunk=4).output.sum().backward()
+    ((codes, dtype),) = (x for x in saved if not isinstance(x, torch.Tensor))
+    assert (codes.dtype, codes.shape, dtype) == (torch.int8, (4, 2, 8, 8), torch.float32)
+    assert [x.shape for x in saved if isinstance(x, torch.Tensor)] == [net[1].weight.shape]
