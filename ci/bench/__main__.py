@@ -71,7 +71,7 @@ def run(workload: str, precisions: list[str], rounds: int, options: argparse.Nam
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, a round, no records: 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, a round, no records: 4 minutes")
     parser.add_argument("--rounds", type=int, help="timed rounds (default 5, quick 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where times are absolute (default cpu)")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part only; can be repeated")
