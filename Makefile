@@ -32,7 +32,7 @@ test: setup ## Lint, unit tests, the chapters and the site, the browser test
 lab: setup ## Open JupyterLab on the book (LAB=... adds options)
 	$(VENV)/jupyter lab --LabApp.default_url=/lab/tree/book $(LAB)
 
-bench: setup ## Race snnkit against its peers (BENCH=--quick: 4 minutes; BENCH="--only W1 --device cuda")
+bench: setup ## Race snnkit against its peers (BENCH=--quick: 3 minutes; BENCH="--only W1 --device cuda")
 	$(VENV)/python -m ci.bench $(BENCH)
 
 lock: setup ## Resolve requirements.lock again from pyproject.toml (LOCK=--upgrade for newer versions)

@@ -1,8 +1,9 @@
 """The scan over time compiled for this machine (`scan.cpp`), where it has a C++ compiler; nothing needs it.
 
 The first scan on a machine compiles it (half a second) into the user's cache folder. Without a compiler, or with
-SNNKIT_NATIVE=0 in the environment, `snnkit.scan` does the same with tensor operations, several times slower. The code
-runs on the OpenMP threads that torch has started, not on threads of its own.
+SNNKIT_NATIVE=0 in the environment, `snnkit.scan` does the same with tensor operations, several times slower; so it
+does where a compiler fails, and then says so once. The code runs on the OpenMP threads that torch has started, not on
+threads of its own.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -87,8 +88,8 @@ def _call(name: str, first, membrane, second, third, dynamics, returns):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled scan; None where there is none to be had."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    """The compiled scan; None without a compiler, where SNNKIT_NATIVE=0, and, with a warning, where it fails."""
+    compiler = find_compiler()
     if os.environ.get("SNNKIT_NATIVE") == "0" or compiler is None:
         return None
     cache = paths.user_cache() / f"scan-{_machine(compiler)}.so"
@@ -96,16 +97,24 @@ def library() -> ctypes.CDLL | None:
         if not cache.is_file():
             _compile(compiler, cache)
         return ctypes.CDLL(str(cache))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0]
+        warnings.warn(
+            f"the scan over time could not be compiled ({reason}): neurons run in tensor operations, several times "
+            "slower; mend the compiler, name another in CXX, or set SNNKIT_NATIVE=0 to do without",
+            stacklevel=2,
+        )
         return None
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that CXX names, else c++; None where there is none."""
+    return shutil.which(os.environ.get("CXX", "c++"))
 
 
 def _machine(compiler: str) -> str:
     """A hash of all that the compiled code depends on."""
-    flags = Path("/proc/cpuinfo")
-    lines = flags.read_text().splitlines() if flags.is_file() else [platform.processor()]
-    processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    parts = (SOURCE.read_text(), compiler, *COMPILE, platform.machine(), processor, torch.__version__)
+    parts = (SOURCE.read_text(), compiler, *COMPILE, repr(torch.cpu.get_capabilities()), torch.__version__)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -113,5 +122,5 @@ def _compile(compiler: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         built, linked = Path(folder, "scan.o"), Path(folder, "scan.so")
         for command in ([*COMPILE, str(SOURCE), "-o", str(built)], [*LINK, str(built), "-o", str(linked)]):
-            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
+            subprocess.run([compiler, *command], check=True, capture_output=True, text=True, timeout=60)
         paths.write_atomically(target, linked.read_bytes())

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from ci.bench import __main__ as bench
-from ci.bench import naive, operations, report, workloads
+from ci.bench import floor, naive, operations, report, workloads
 from ci.bench.race import Lane, race
 from snnkit import convert, ledger, models, simulate
-from snnkit.int8 import has_fast_int8
+from snnkit.int8 import SpikeBytes, has_fast_int8
 from snnkit.neurons import LIF
 
 SMALL = workloads.Workload("a small net", "infer", "vgg3", timesteps=30, batch=2)
@@ -116,6 +116,8 @@ def test_who_runs_in_which_mode():
         "tuned: bf16, channels-last, single-step",
         "tuned: bf16, channels-last, multi-step",
     ]
+    modes = [lane.mode for lane in bench.lanes("W3", ["fp32", "bf16"], base) if lane.name == "sinabs"]
+    assert modes == ["default", *(f"tuned: {precision}, channels-last, single-step" for precision in ("fp32", "bf16"))]
     quick = bench.lanes("W4", ["fp32", "bf16", "int8"], base, quick=True)
     assert [lane.name for lane in quick] == ["snnkit"] * 2 + ["spikingjelly"] * 2 + ["norse"] * 2
     on_a_gpu = bench.lanes("W4", ["fp32", "bf16"], base | {"device": "cuda"})
@@ -131,3 +133,20 @@ def test_what_the_parts_cost_is_measured_for_every_way():
     assert ("512 to 512 channels on 4 x 4", "side by side") in ways
     assert {("inference", "bf16"), ("training, backward", "fp32")} <= ways
     assert all(isinstance(row[-2], float | str) and isinstance(row[-1], float | None) for row in rows)
+
+
+def test_a_floor_counts_the_macs_that_are_done_at_the_precision_it_names(monkeypatch):
+    monkeypatch.setattr(floor, "_seconds", lambda *_: 1.0)
+    assert floor.rate.__wrapped__("ms-resnet20", "fp32", "cpu") == 16 * 16 * 9 * 32**2  # stride 2: a quarter, doubled
+    monkeypatch.undo()
+    seen = []
+    layer = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    for precision in ("fp32", "bf16", "int8"):
+        monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: seen.append((type(x), x.dtype, self.weight.dtype)))
+        assert floor._seconds(layer, torch.Size([8, 6, 6]), precision, "cpu") > 0
+    assert set(seen) == {
+        (torch.Tensor, torch.float32, torch.float32),
+        (torch.Tensor, torch.bfloat16, torch.bfloat16),
+        (SpikeBytes, torch.uint8, torch.float32),
+    }
+    assert layer.weight.dtype == torch.float32

@@ -1,6 +1,8 @@
 """The compiled scan gives the spikes of tensor operations, bit for bit, and nothing depends on a compiler."""
 
-import shutil
+import os
+import sys
+import warnings
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from snnkit import native
 from snnkit.scan import Dynamics, State, scan
 from snnkit.surrogate import rectangle
 
-compiled = pytest.mark.skipif(native.library() is None, reason="no C++ compiler here, or SNNKIT_NATIVE=0")
+wanted = sys.platform == "linux" and native.find_compiler() and os.environ.get("SNNKIT_NATIVE") != "0"
+compiled = pytest.mark.skipif(not wanted, reason="no C++ compiler on Linux here, or SNNKIT_NATIVE=0")
 
 
 @pytest.fixture
@@ -21,6 +24,13 @@ def fresh(tmp_path, monkeypatch):
     native.library.cache_clear()
     yield tmp_path / "snnkit"
     native.library.cache_clear()
+
+
+@compiled
+def test_where_there_is_a_compiler_it_compiles():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert native.library() is not None
 
 
 @compiled
@@ -100,19 +110,39 @@ def scanned():
 
 
 @pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda folder, monkeypatch: monkeypatch.setenv("SNNKIT_NATIVE", "0"),
-        lambda folder, monkeypatch: monkeypatch.setenv("CXX", "no-such-compiler"),
-        lambda folder, monkeypatch: monkeypatch.setenv("CXX", shutil.which("false")),
-        lambda folder, monkeypatch: folder.write_text("not a folder"),
-        lambda folder, monkeypatch: monkeypatch.setattr(
-            native, "_compile", lambda compiler, target: target.parent.mkdir() or target.write_text("garbage")
-        ),
-    ],
-    ids=["switched off", "no compiler", "a compiler that fails", "no cache", "a damaged library"],
+    ("name", "value"), [("SNNKIT_NATIVE", "0"), ("CXX", "no-such-compiler")], ids=["switched off", "no compiler"]
 )
-def test_without_it_the_scan_is_the_same(spoil, fresh, monkeypatch):
-    spoil(fresh, monkeypatch)
+@pytest.mark.filterwarnings("error")
+def test_without_it_the_scan_is_the_same(name, value, fresh, monkeypatch):
+    monkeypatch.setenv(name, value)
     assert native.library() is None
     assert scanned().tolist() == [[[0.0] * 4], [[1.0] * 4]]
+
+
+WRITES_GARBAGE = 'for last in "$@"; do :; done; echo garbage > "$last"'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not Linux")
+@pytest.mark.parametrize(
+    ("compiler", "cache", "reason"),
+    [
+        ("exit 1", True, "returned non-zero exit status 1."),
+        ("echo 'scan.cpp:1: no' >&2; echo more >&2; exit 1", True, r"scan.cpp:1: no\)"),
+        (WRITES_GARBAGE, True, "file too short|invalid ELF header"),
+        (WRITES_GARBAGE, False, "File exists|Not a directory"),
+    ],
+    ids=["a compiler that fails", "a compiler that complains", "a damaged library", "no cache"],
+)
+def test_where_compiling_fails_one_line_says_so_and_the_scan_is_the_same(compiler, cache, reason, fresh, monkeypatch):
+    if not cache:
+        fresh.write_text("not a folder")
+    script = fresh.parent / "compiler"
+    script.write_text(f"#!/bin/sh\n{compiler}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.delenv("SNNKIT_NATIVE", raising=False)
+    with pytest.warns(UserWarning, match=f"could not be compiled .*(?:{reason}).* SNNKIT_NATIVE=0 to do without"):
+        assert native.library() is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # only once
+        assert scanned().tolist() == [[[0.0] * 4], [[1.0] * 4]]

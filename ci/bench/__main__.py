@@ -10,7 +10,8 @@ import time
 import torch
 
 from ci.bench import accuracy, environment, operations, report, scaling, workloads
-from ci.bench.race import Lane, ask_once, race
+from ci.bench.floor import rate
+from ci.bench.race import Lane, race
 from ci.bench.workloads import WORKLOADS
 from snnkit.int8 import has_fast_int8
 from snnkit.simulation import has_fast_bfloat16
@@ -26,7 +27,7 @@ def lanes(workload: str, precisions: list[str], base: dict, quick: bool = False)
     here. snnkit keeps memory too; beside that, once as it is without a compiler and once without keeping memory. Quick:
     the two fastest peers, tuned in the fastest float precision."""
     spec, found = WORKLOADS[workload], []
-    base, floats = base | {"keep": True}, [precision for precision in precisions if precision != "int8"]
+    base, floats = base | {"keep": True}, _floats(precisions)
     for precision in precisions:
         if precision != "int8" or spec.kind == "infer":
             found.append(Lane("snnkit", precision, {**base, "contestant": "snnkit", "precision": precision}))
@@ -43,13 +44,25 @@ def lanes(workload: str, precisions: list[str], base: dict, quick: bool = False)
         style = "multi" if peer == "sinabs" or spec.normalised else "single"
         found.append(Lane(peer, "default", {**base, "contestant": peer, "style": style, "keep": False}))
         for precision in floats[-1:] if quick else floats:
-            both = spec.kind == "train" and not spec.normalised and not quick and precision == floats[-1]
-            for style in ("single", "multi") if both else ("multi",):
+            for style in _tuned_styles(spec, peer, precision == floats[-1] and not quick):
                 options = {"contestant": peer, "style": style, "precision": precision, "channels_last": True}
                 if style == "multi" and spec.kind == "infer":
                     options["chunk"] = 2  # tensors of a few megabytes, as snnkit's own
                 found.append(Lane(peer, f"tuned: {precision}, channels-last, {style}-step", base | options))
     return found
+
+
+def _floats(precisions: list[str]) -> list[str]:
+    return [precision for precision in precisions if precision != "int8"]
+
+
+def _tuned_styles(spec: workloads.Workload, peer: str, both: bool) -> tuple[str, ...]:
+    """Several steps at a time, or one, or a race of `both` where it is not clear which is faster."""
+    if spec.kind != "train" or spec.normalised:
+        return ("multi",)
+    if peer == "sinabs":  # under autograd its own loop over time takes six times as long
+        return ("single",)
+    return ("single", "multi") if both else ("multi",)
 
 
 def run(workload: str, precisions: list[str], rounds: int, options: argparse.Namespace, command: str) -> None:
@@ -61,7 +74,7 @@ def run(workload: str, precisions: list[str], rounds: int, options: argparse.Nam
     base = {"workload": workload, "weights": str(weights), "quick": options.quick, "device": options.device}
     runners = lanes(workload, precisions, base, options.quick)
     used = {lane.options.get("precision", "fp32") for lane in runners}
-    limits = {p: ask_once(python, {**base, "floor": True, "precision": p})["rate"] for p in precisions if p in used}
+    limits = {precision: rate(spec.model, precision, options.device) for precision in precisions if precision in used}
     race(python, runners, rounds, say=lambda line: print(line, flush=True))
     result = report.summarise(workload, spec, runners, limits)
     print(report.as_text(result), flush=True)
@@ -71,7 +84,7 @@ def run(workload: str, precisions: list[str], rounds: int, options: argparse.Nam
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, a round, no records: 4 minutes")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, a round, no records: 3 minutes")
     parser.add_argument("--rounds", type=int, help="timed rounds (default 5, quick 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where times are absolute (default cpu)")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part only; can be repeated")
@@ -83,6 +96,7 @@ def main() -> int:
         parser.error(f"--device is {options.device!r}; give cpu or cuda")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this torch sees no GPU; leave the option out")
+    torch.set_num_threads(workloads.THREADS)
     precisions = ["fp32"] + ["bf16"] * has_fast_bfloat16(options.device) + ["int8"] * has_fast_int8(options.device)
     print(f"precisions that are fast here: {', '.join(precisions)}", flush=True)
     command = "make bench" + (f" BENCH='{shlex.join(sys.argv[1:])}'" if sys.argv[1:] else "")
@@ -90,8 +104,7 @@ def main() -> int:
         if workload in parts:
             run(workload, precisions, rounds, options, command)
     if "scaling" in parts and not options.quick:
-        floats = [precision for precision in precisions if precision != "int8"]
-        scaling.record(environment.ensure(), options.device, floats[-1], command)
+        scaling.record(environment.ensure(), options.device, _floats(precisions)[-1], command)
     if "operations" in parts and not options.quick:
         for name, nanoseconds in operations.record(precisions, command).items():
             print(f"{name:40} {nanoseconds:6.3f} ns", flush=True)

@@ -83,12 +83,3 @@ def race(python: Path, lanes: list[Lane], rounds: int, say=print) -> None:
     finally:
         for worker in workers.values():
             worker.close()
-
-
-def ask_once(python: Path, options: dict) -> dict:
-    """The single answer of a worker that has nothing to repeat."""
-    worker = _Worker(python, Lane("", "", options))
-    try:
-        return worker.answer()
-    finally:
-        worker.close()

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from torch.nn import functional as F
 
 from ci.bench import contestants, naive, workloads
+from ci.bench.floor import wait
 from snnkit import convert, memory, models, neurons, simulate
 from snnkit.simulation import inference_precision
 from snnkit.surrogate import rectangle
@@ -60,7 +60,8 @@ class Runner:
         self.input = self.input.to(device)
         self.labels = torch.arange(batch, device=device) % 10
         self.channels_last = channels_last
-        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.0)
+        if self.workload.kind == "train":  # else spare the seconds that importing optimisers takes
+            self.optimizer = torch.optim.SGD(self.net.parameters(), 0.0)
 
     def run(self) -> torch.Tensor:
         """The outputs [T, B, 10] of one presentation; in training, after a backward pass and an optimiser's step."""
@@ -102,49 +103,11 @@ class Runner:
         return torch.cat(outputs)
 
 
-def floor(workload: str, precision: str, device: str) -> float:
-    """The rate, in MAC/s, of the fastest convolution of the workload's net, run alone in this precision."""
-    spec = workloads.WORKLOADS[workload]
-    net, shapes = models.build(spec.model, neuron=nn.ReLU), []
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(lambda layer, inputs, output: shapes.append((layer, inputs[0].shape[1:])))
-    net(torch.zeros(1, 3, 32, 32))
-    whole = {(layer, shape) for layer, shape in shapes if shape[1] * shape[2] >= layer.weight[0, 0].numel()}
-    return max(
-        _rate(layer, shape, precision, device) for layer, shape in whole
-    )  # smaller maps skip taps: not their MACs
-
-
-@torch.no_grad()
-def _rate(layer: nn.Conv2d, shape, precision: str, device: str) -> float:
-    from snnkit.int8 import spike_bytes
-
-    rows = max(1, 2**22 // shape.numel())
-    x = (torch.rand(rows, *shape) < 0.05).float().contiguous(memory_format=torch.channels_last)
-    if precision == "int8":
-        x = spike_bytes(x.to(torch.uint8))
-    elif precision == "bf16":
-        x, layer = x.bfloat16(), layer.bfloat16()
-    layer, x = layer.to(device, memory_format=torch.channels_last), x.to(device)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        layer(x)
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    layer.float()
-    return rows * shape[1] * shape[2] * layer.weight.numel() / min(times)
-
-
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(workloads.THREADS)
     options = json.loads(sys.argv[1])
     if not options.pop("native", True):
         os.environ["SNNKIT_NATIVE"] = "0"
-    if options.pop("floor", False):
-        print(json.dumps({"rate": floor(options["workload"], options["precision"], options["device"])}), flush=True)
-        return
     runner = Runner(**options)
     before = _peak(runner.device)
     print(json.dumps({"ready": True}), flush=True)
@@ -153,7 +116,7 @@ def main() -> None:
             runner.run()
         start = time.perf_counter()
         output = runner.run()
-        _wait(runner.device)
+        wait(runner.device)
         answer = {"seconds": time.perf_counter() - start, "peak": _peak(runner.device), "before": before}
         if line.strip() == "check":
             gradient = next(runner.net.parameters()).grad
@@ -163,11 +126,6 @@ def main() -> None:
         if runner.workload.kind == "train":
             memory.give_back_memory()
         print(json.dumps(answer), flush=True)
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _peak(device: str) -> int:

@@ -19,6 +19,7 @@ from snnkit.neurons import IF
 from snnkit.scan import Dynamics, State, scan
 
 OFF_GRID = 2.0**-16
+THREADS = 2  # of every contestant
 RATE = 0.04  # spikes a neuron and step that every layer is scaled to
 
 
@@ -40,8 +41,8 @@ class Workload:
         return self.model.startswith("ms-resnet")
 
     def smaller(self) -> Workload:
-        """A tenth of the time steps, at least 5."""
-        return replace(self, timesteps=max(5, self.timesteps // 10))
+        """A tenth of the time steps, at least 5, of 32 images at most."""
+        return replace(self, timesteps=max(5, self.timesteps // 10), batch=min(32, self.batch))
 
 
 WORKLOADS = {
