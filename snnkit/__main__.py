@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 import torch
 
 from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models
+from snnkit.neurons import Stateful
 from snnkit.paths import data_root
 from snnkit.train import Recipe, fit
 
@@ -30,9 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
 def train(options) -> None:
     """Train a net, keep its best validation epoch, store it and its one test figure."""
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
-    if options.model not in models.TOPOLOGIES:
-        known = ", ".join(sorted(models.TOPOLOGIES))
-        raise ValueError(f"unknown model {options.model!r} for training an ANN; the models are {known}")
     name = options.name or f"{options.model}-{options.data.replace(':', '-').replace('/', '-')}"
     size = {"size": options.size} if options.size else {}
     train_split = data.load(options.data, "train", limit=options.limit, **size)
@@ -46,7 +44,10 @@ def train(options) -> None:
         size=train_split.pixels.shape[-1],
         dropout=options.dropout,
     )
-    if options.init == "unit-variance":
+    if any(isinstance(module, Stateful) for module in net.modules()):
+        raise ValueError(f"{options.model} is a spiking net; this command trains ANNs, for example resnet20")
+    init = options.init or ("paper" if options.model.startswith("resnet") else "unit-variance")
+    if init == "unit-variance":
         models.unit_variance_init(net, train_split.subset(min(256, len(train_split))).images)
     history = fit(net, train_split, validation, recipe, data_root() / "cache" / "training" / name, options.device)
 
@@ -61,7 +62,7 @@ def train(options) -> None:
         train_split.mean,
         data=train_split.label,
         classes=list(train_split.classes),
-        recipe=asdict(recipe) | {"init": options.init},
+        recipe=asdict(recipe) | {"init": init},
         validation_accuracy=best,
         test_accuracy=accuracy,
         command=options.command_line,
@@ -98,14 +99,15 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a network and store it as a checkpoint", allow_abbrev=False)
     command.set_defaults(run=train)
-    command.add_argument("model", help=f"one of {', '.join(sorted(models.TOPOLOGIES))}")
+    command.add_argument("model", help=f"one of {', '.join(sorted([*models.TOPOLOGIES, *models.RESNETS[:3]]))}")
     command.add_argument("--data", required=True, help=f"one of {', '.join(data.NAMES)}")
     command.add_argument("--name", help="name of the checkpoint (default: MODEL-DATA)")
     command.add_argument("--width", type=float, default=1.0, help="scale of the channel counts (default 1)")
     command.add_argument("--size", type=int, help="side of the images in pixels (default 32)")
     command.add_argument("--dropout", type=float, default=0.2, help="probability of dropout (default 0.2)")
     command.add_argument("--limit", type=int, help="train on this many images only, class-balanced")
-    command.add_argument("--init", choices=("unit-variance", "paper"), default="unit-variance", help="initial weights")
+    init = "initial weights (default unit-variance; resnets: paper)"
+    command.add_argument("--init", choices=("unit-variance", "paper"), help=init)
     command.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     for field in fields(Recipe):
         flag, default = f"--{field.name.replace('_', '-')}", field.default

@@ -18,6 +18,8 @@ from torch import nn
 from snnkit.dropout import Dropout, HeldDropout
 from snnkit.residual import NAME as RESIDUAL
 from snnkit.residual import MSResNet
+from snnkit.resnet import IMAGENET, ResNet
+from snnkit.resnet import NAME as RESNET
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ TOPOLOGIES: dict[str, list[Layer]] = {
         *_convs(512, 512), pool, *_convs(512, 512), pool, linear(4096), linear(4096),
     ],
 }  # fmt: skip
+
+RESNETS = ("resnet20", "resnet20-junction", "resnet20-basic", "ms-resnet20")
 
 
 class _Step(NamedTuple):
@@ -208,33 +212,41 @@ def build(
 ) -> nn.Module:
     """Build a topology of the papers by `name`, with freshly initialised weights.
 
-    Names are those of `TOPOLOGIES`, and `ms-resnet` with a depth of 6 n + 2 (`ms-resnet20`). `neuron` makes one neuron
-    layer a call (`IF`, `functools.partial(LIF, leak=0.9)`); None builds the ANN with ReLUs, and an MS-ResNet with its
-    paper's LIF. `width` scales every hidden channel count, `size` is the side of the square input image in pixels
-    (default 32, or 224 for the `imagenet-` nets), `dropout` the probability of SN's regulariser.
+    Names are those of `TOPOLOGIES`; `resnet20`, `resnet20-junction`, `resnet20-basic` (or another depth of 6 n + 2),
+    `resnet18`, `resnet34` and `resnet104`, see `snnkit.resnet`; `ms-resnet20` (or another depth of 6 n + 2).
+    `neuron` makes one neuron layer a call (`IF`, `functools.partial(LIF, leak=0.9)`); None builds the ANN with ReLUs,
+    and an MS-ResNet with its paper's LIF. `width` scales every hidden channel count, `size` is the side of the square
+    input image in pixels (default 32, or 224 for the ImageNet nets), `dropout` the probability of SN's regulariser.
     Convolutions and linear layers start as SN section 7.1 says: normal, standard deviation sqrt(2 / (k^2 n)), n output
-    channels.
+    channels; in the residual paths of a `resnet` sqrt(2) / (k^2 n).
 
     Raises ValueError for an unknown name or a width, size or dropout that no net can have.
     """
-    if name not in TOPOLOGIES and not RESIDUAL.fullmatch(name):
-        known = ", ".join(sorted([*TOPOLOGIES, "ms-resnet20 (or any depth 6 n + 2)"]))
+    resnet = RESNET.fullmatch(name)
+    if name not in TOPOLOGIES and not resnet and not RESIDUAL.fullmatch(name):
+        resnets = (*(f"resnet{depth}" for depth in IMAGENET), *(f"{kind} (or any depth 6 n + 2)" for kind in RESNETS))
+        known = ", ".join(sorted([*TOPOLOGIES, *resnets]))
         raise ValueError(f"unknown model {name!r}; the models are {known}")
     if not width > 0:
         raise ValueError(f"width is {width}; it must be above 0 (1.0 is the paper's net)")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; it must lie in [0, 1)")
     if size is None:
-        size = 224 if name.startswith("imagenet-") else 32
+        size = 224 if name.startswith("imagenet-") or (resnet and int(resnet[1]) in IMAGENET) else 32
     for what, value in (("size", size), ("num_classes", num_classes), ("in_channels", in_channels)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{what} is {value!r}; it must be a whole number of at least 1")
     config = dict(name=name, width=width, num_classes=num_classes, in_channels=in_channels, size=size, dropout=dropout)
-    net = Net(TOPOLOGIES[name], neuron, config) if name in TOPOLOGIES else MSResNet(config, neuron)
+    if name in TOPOLOGIES:
+        net = Net(TOPOLOGIES[name], neuron, config)
+    else:
+        net = (ResNet if resnet else MSResNet)(config, neuron)
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_out = module.weight.shape[0] * math.prod(module.weight.shape[2:])
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    if resnet:
+        net.initialise_residual_paths()
     return net
 
 

@@ -30,7 +30,7 @@ def test_train_leaves_a_checkpoint_and_a_record_that_agree(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "vgg99", "--data", "digits"], "unknown model 'vgg99' for training an ANN; the models are"),
+        (["train", "vgg99", "--data", "digits"], "unknown model 'vgg99'; the models are"),
         (["train", "vgg3", "--data", "mnist"], "unknown data set 'mnist'; the data sets are"),
         (["train", "vgg3", "--data", "cifar100"], "CIFAR-100 is not in"),
         (["train", "vgg3", "--data", "imagefolder:/no/such/folder"], "no image folder at"),
