@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from snnkit.graph import Chain
+from snnkit.graph import SiteGraph
 from snnkit.neurons import LIF
 from snnkit.simulation import simulate
 
@@ -41,12 +41,13 @@ def microscope(
 
     `at` are increasing numbers of time steps. Returns {layer: Layer} from input to output, neuron layers only.
     """
-    chain, thresholds = Chain(net), spiking.meta["conversion"]["thresholds"]
-    expected, value, scale = {}, images, 1.0
-    for site in chain.sites:
-        value = chain.run(site, value).relu()
-        scale *= thresholds[site.key]
-        expected[site.key] = value / scale
+    conversion = spiking.meta["conversion"]
+    graph = SiteGraph(net, conversion["fold_batchnorm"], conversion["allow_bias"])
+    expected, values, scales = {}, {graph.image: images}, {graph.image: 1.0}
+    for site in graph.sites:
+        values[site.relu] = graph.part(site)(*(values[source] for source in site.sources)).relu()
+        scales[site.relu] = conversion["thresholds"][site.key] * graph.scale(site.input, scales)
+        expected[site.key] = values[site.relu] / scales[site.relu]
 
     counts: dict[str, torch.Tensor] = {}
     snapshots: dict[str, list[torch.Tensor]] = {}

@@ -22,6 +22,8 @@ from snnkit import convert, models
 from snnkit.neurons import IF, LIF
 from snnkit.paths import data_roots, locate, write_atomically
 
+OPTIONS = ("thresholds", "reset", "readout", "method", "equalise", "allow_bias")  # of `to_spiking`
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -45,6 +47,8 @@ def save(path: str | Path, net: nn.Module, mean: torch.Tensor | None = None, **f
     if path.suffix != ".safetensors":
         raise ValueError(f"{path.name} must end in .safetensors")
     conversion = getattr(net, "meta", {}).get("conversion")
+    if conversion and conversion["fold_batchnorm"]:
+        raise ValueError("a net with folded batch-norm cannot be stored; store the ANN, and its thresholds as a fact")
     tensors = {
         name: value.detach().cpu().contiguous()
         for name, value in net.state_dict().items()
@@ -93,7 +97,7 @@ def load(path: str | Path, net: nn.Module | None = None) -> Checkpoint:
         net = models.build(**description["architecture"], neuron=None if conversion else neuron)
     net.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     if conversion:
-        options = {name: conversion[name] for name in ("thresholds", "reset", "readout", "method")}
+        options = {name: conversion[name] for name in OPTIONS if name in conversion}
         net = convert.to_spiking(net, neuron=neuron or IF, **options)
     return Checkpoint(net.eval(), mean, description["facts"])
 

@@ -12,13 +12,19 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from snnkit import coding
-from snnkit.graph import Chain, Site
+from snnkit.graph import Site, SiteGraph
 from snnkit.neurons import IF, RESETS
-from snnkit.spiketrain import spike_driven_maxima
+from snnkit.rules import lint
+from snnkit.simulation import inference_precision
+from snnkit.spiketrain import Calibration, PoissonTrain
+from snnkit.tracing import AVERAGE_POOLS, DROPOUTS, RESHAPES, WEIGHTED
 
+__all__ = [
+    "data_norm", "lint", "model_norm", "normalise_weights", "percentile_norm", "spike_norm", "to_spiking",
+]  # fmt: skip
 METHODS = ("spike-norm", "data", "percentile", "model")
 READOUTS = ("membrane", "spikes")
 
@@ -28,16 +34,18 @@ def model_norm(net: nn.Module, images: torch.Tensor | None = None) -> dict[str, 
 
     The most that one step of 0/1 spikes could ever add; no data is needed and `images` is ignored. (The signed spikes
     of the image itself can exceed it at the first layer.)
+
+    Raises ValueError where the neurons have anything but one weight layer before them, and pools.
     """
-    chain = Chain(net)
-    thresholds = {}
-    for site in chain.sites:
-        if len(site.weighted) != 1:
+    graph, thresholds = _graph(net), {}
+    for site in graph.sites:
+        plain = all(graph.is_a(n, (*WEIGHTED, *DROPOUTS, *AVERAGE_POOLS, *RESHAPES)) for n in site.nodes)
+        if len(site.weighted) != 1 or not plain:
             raise ValueError(
-                f"{' and '.join(site.weighted)} follow each other without a ReLU; model-based balancing needs one "
-                "weight layer before every ReLU: use method='data' or 'spike-norm'"
+                f"the neurons at {site.key} are fed by {' and '.join(site.weighted) or 'no weight layer'}, sums or "
+                "factors; model-based balancing needs exactly one weight layer: use method='data' or 'spike-norm'"
             )
-        weight = chain.module.get_submodule(site.weighted[0]).weight.detach()
+        weight = graph.module.get_submodule(site.weighted[0]).weight.detach()
         thresholds[site.key] = _positive(site, float(weight.clamp(min=0).flatten(1).sum(1).max()))
     return thresholds
 
@@ -65,17 +73,19 @@ def percentile_norm(
     return _activation_norm(net, images, batch, scale)
 
 
-def _activation_norm(net, images, batch: int, scale: Callable) -> dict[str, float]:
+def _activation_norm(net, images, batch: int, measure: Callable) -> dict[str, float]:
     coding.check_finite(images)
-    chain = Chain(net)
-    thresholds, before = {}, 1.0
+    graph = _graph(net)
+    thresholds, scales, values = {}, {graph.image: 1.0}, {graph.image: images.split(batch)}
     with torch.no_grad():
-        values = list(images.split(batch))
-        for site in chain.sites:
-            values = [chain.run(site, value).relu() for value in values]
-            largest = _positive(site, float(scale(torch.cat([value.flatten() for value in values]))))
-            thresholds[site.key] = largest / before
-            before = largest
+        for place, site in enumerate(graph.sites):
+            part, sources = graph.part(site), zip(*(values[source] for source in site.sources), strict=True)
+            values[site.relu] = [part(*activations).relu() for activations in sources]
+            largest = _positive(site, float(measure(torch.cat([value.flatten() for value in values[site.relu]]))))
+            thresholds[site.key] = largest / graph.scale(site.input, scales)
+            scales[site.relu] = largest
+            later = {source for s in graph.sites[place + 1 :] for source in s.sources}
+            values = {source: kept for source, kept in values.items() if source in later}
     return thresholds
 
 
@@ -87,6 +97,8 @@ def spike_norm(
     generator: torch.Generator | None = None,
     *,
     neuron: Callable[..., nn.Module] = IF,
+    fixed: dict[str, float] | None = None,
+    equalise: bool = True,
     memory: int = 2**30,
     precision: str | None = None,
 ) -> dict[str, float]:
@@ -96,23 +108,26 @@ def spike_norm(
     spikes of the layers before it, which already have their thresholds. SN takes 256 training images and 2500 steps.
     Each layer is computed twice (its maximum, then its spikes), so work is linear in the layers; spike trains are kept
     one bit a spike and go to a temporary file beyond `memory` bytes. `neuron(threshold=, reset=)` makes the neurons.
+    `fixed` {layer: threshold} gives thresholds that are not measured (SN's unity in residual units, section 6.2);
+    `equalise` as for `to_spiking`.
 
-    Raises ValueError for a layer whose largest input is not positive.
+    Raises ValueError for a layer whose largest input is not positive, and for unknown layers in `fixed`.
     """
     coding.check_timesteps(timesteps)
     coding.check_intensities(images)
     _check_choice("reset", reset, RESETS)
-    chain = Chain(net)
-    maxima = spike_driven_maxima(
-        chain,
-        images,
-        timesteps,
-        make_neuron=lambda site, largest: neuron(threshold=_positive(site, largest), reset=reset),
-        generator=generator,
-        memory=memory,
-        precision=precision,
-    )
-    return {site.key: _positive(site, largest) for site, largest in zip(chain.sites, maxima, strict=True)}
+    graph, fixed, thresholds = _graph(net), fixed or {}, {}
+    _check_keys(graph, {site.key: 1.0 for site in graph.sites} | fixed)
+
+    def threshold_of(site: Site, largest: float | None) -> float:
+        thresholds[site.key] = fixed[site.key] if largest is None else _positive(site, largest)
+        return thresholds[site.key]
+
+    calibration = Calibration(graph, images, equalise, memory)
+    train = PoissonTrain(images, timesteps, calibration.groups, generator)
+    with inference_precision(precision, images.device):
+        calibration.run(train, threshold_of, fixed, lambda site, value: neuron(threshold=value, reset=reset))
+    return thresholds
 
 
 def to_spiking(
@@ -125,6 +140,9 @@ def to_spiking(
     neuron: Callable[..., nn.Module] = IF,
     *,
     thresholds: dict[str, float] | None = None,
+    equalise: bool = True,
+    fold_batchnorm: bool = False,
+    allow_bias: bool = False,
     generator: torch.Generator | None = None,
     precision: str | None = None,
 ) -> nn.Module:
@@ -135,62 +153,84 @@ def to_spiking(
     `readout`: "membrane" (the classifier accumulates its input) or "spikes" (it fires, as in SN). Run the result with
     `snnkit.simulate`. `net` is left as it was.
 
-    Raises ValueError for a net with a bias, batch-norm, max-pooling or an unknown layer (each named, with what to do),
-    for an unknown method, reset or readout, for missing images, and for thresholds that do not fit the layers.
+    Branches may meet in sums and concatenations. A spike stands for the thresholds behind it, so they get the gains
+    that make their spikes worth the same; `equalise=False` leaves that out, as SN does. Two extensions of SN's rules:
+    `fold_batchnorm` merges batch-norms into the layers before them, `allow_bias` makes a bias a constant current.
+
+    Raises ValueError for a net with a bias, batch-norm, max-pooling or an unknown layer (each named, with its place in
+    the source and what to do), for an unknown method, reset or readout, for missing images, and for thresholds that do
+    not fit the layers.
     """
     _check_choice("method", method, METHODS)
     _check_choice("reset", reset, RESETS)
     _check_choice("readout", readout, READOUTS)
-    chain = Chain(net)
+    graph = SiteGraph(net, fold_batchnorm, allow_bias)
     if thresholds is None:
         if images is None and method != "model":
             raise ValueError(f"method {method!r} needs calibration images; give a batch of training images")
         if method == "spike-norm":
-            thresholds = spike_norm(net, images, timesteps, reset, generator, neuron=neuron, precision=precision)
+            options = {"neuron": neuron, "equalise": equalise, "precision": precision}
+            thresholds = spike_norm(graph, images, timesteps, reset, generator, **options)
         else:
-            thresholds = {"data": data_norm, "percentile": percentile_norm, "model": model_norm}[method](net, images)
-    keys = [site.key for site in chain.sites]
-    if set(thresholds) != set(keys):
-        odd = sorted(set(thresholds) ^ set(keys))
-        raise ValueError(f"thresholds and layers differ in {', '.join(odd)}; the net has {', '.join(keys)}")
-
-    module = chain.module
-    for site in chain.sites:
-        if site.relu is None and readout == "membrane":
-            continue
-        layer = neuron(threshold=thresholds[site.key], reset=reset)
-        layer.key = site.key
-        path = f"neurons.{site.key}"
-        module.add_submodule(path, layer)
-        last = site.nodes[-1]
-        with module.graph.inserting_after(site.relu or last):
-            spikes = module.graph.call_module(path, (last,))
-        if site.relu is None:
-            last.replace_all_uses_with(spikes, delete_user_cb=lambda user, spikes=spikes: user is not spikes)
-        else:
-            site.relu.replace_all_uses_with(spikes)
-            module.graph.erase_node(site.relu)
-    module.delete_all_unused_submodules()
-    module.recompile()
-    module.meta["conversion"] = {
-        "method": method, "thresholds": dict(thresholds), "reset": reset, "readout": readout,
-        "net": getattr(net, "config", None),
+            thresholds = {"data": data_norm, "percentile": percentile_norm, "model": model_norm}[method](graph, images)
+    _check_keys(graph, thresholds)
+    spiking = _with_neurons(graph, thresholds, lambda value: neuron(threshold=value, reset=reset), readout, equalise)
+    spiking.meta["conversion"] = {
+        "method": method, "thresholds": dict(thresholds), "reset": reset, "readout": readout, "equalise": equalise,
+        "fold_batchnorm": fold_batchnorm, "allow_bias": allow_bias, "net": getattr(net, "config", None),
     }  # fmt: skip
-    return module.eval()
+    return spiking.eval()
+
+
+def _with_neurons(graph: SiteGraph, thresholds: dict, make: Callable, readout: str, equalise: bool) -> fx.GraphModule:
+    """The graph again, every site of which fires, the output if the readout is "spikes"."""
+    sites = {site.relu or "output": site for site in graph.sites}
+    new, copies, scales = fx.Graph(), {}, {graph.image: 1.0}
+
+    def fire(site: Site) -> fx.Node:
+        layer = make(thresholds[site.key])
+        layer.key = site.key
+        graph.module.add_submodule(f"neurons.{site.key}", layer)
+        return new.call_module(f"neurons.{site.key}", (copies[site.input],))
+
+    for node in graph.module.graph.nodes:
+        if node in sites:
+            copies[node] = fire(sites[node])
+            scales[node] = thresholds[sites[node].key] * graph.scale(sites[node].input, scales)
+        elif node.op == "output":
+            fires = readout == "spikes" and "output" in sites
+            new.output(fire(sites["output"]) if fires else copies[node.args[0]])
+        elif node.op == "placeholder":
+            copies[node] = new.node_copy(node)
+        else:
+            copies[node] = graph.copy(node, new, copies, scales, equalise)
+    return fx.GraphModule(graph.module, new, graph.module._get_name())
 
 
 def normalise_weights(net: nn.Module, thresholds: dict[str, float]) -> nn.Module:
     """A copy of `net` with each layer's weights divided by its threshold: then every threshold is 1 (SN section 5).
 
-    Raises ValueError for a layer used in several passes, whose passes would need different weights.
+    Raises ValueError for a layer used in several passes, whose passes would need different weights, and where branches
+    meet.
     """
-    chain, scaled = Chain(net), copy.deepcopy(net)
-    for site in chain.sites:
-        if "#" in site.key or len(site.weighted) != 1:
+    graph, scaled = _graph(net), copy.deepcopy(net)
+    for site in graph.sites:
+        if "#" in site.key or len(site.weighted) != 1 or len(site.sources) != 1:
             raise ValueError(f"{site.key} shares its weights with another pass or neuron; balance thresholds instead")
         with torch.no_grad():
             scaled.get_submodule(site.weighted[0]).weight /= thresholds[site.key]
     return scaled
+
+
+def _graph(net: nn.Module | SiteGraph) -> SiteGraph:
+    return net if isinstance(net, SiteGraph) else SiteGraph(net)
+
+
+def _check_keys(graph: SiteGraph, thresholds: dict[str, float]) -> None:
+    keys = [site.key for site in graph.sites]
+    if set(thresholds) != set(keys):
+        odd = sorted(set(thresholds) ^ set(keys))
+        raise ValueError(f"thresholds and layers differ in {', '.join(odd)}; the net has {', '.join(keys)}")
 
 
 def _positive(site: Site, largest: float) -> float:

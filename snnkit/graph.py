@@ -1,150 +1,148 @@
-"""A trained network as a chain of neuron sites: what conversion reads, and what it refuses.
+"""A trained network as neuron sites joined by linear maps: what conversion reads.
 
-A *site* is a place where a spiking net needs neurons: every call of a ReLU, and the output. Tracing (torch.fx) sees
-calls, not modules, so a ReLU that is shared, or a block whose weights are used again, has a site for each call.
+A *site* is a place where a spiking net needs neurons: every call of a ReLU, and the output. Tracing sees calls, not
+modules, so a ReLU that is shared, or a block whose weights are used again, has a site for each call. Between sites
+everything is linear. There spikes of different worth can meet: a spike stands for the product of the thresholds behind
+it, its *scale*. `SiteGraph.copy` is the one place that minds scales: where branches meet it gives each the gain that
+makes their scales equal, and a bias becomes a constant current in the scale of the spikes around it.
 """
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
-from snnkit.dropout import Dropout
-from snnkit.neurons import Stateful
+from snnkit.batchnorm import fold
+from snnkit.rules import refusals
+from snnkit.tracing import FUNCTIONAL_WEIGHTED, JOINS, RELUS, WEIGHTED, Trace
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-RELUS = (nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, Dropout, F.dropout, F.dropout2d)
-TRANSPARENT = (
-    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    *(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-    *(nn.Flatten, nn.Identity, torch.flatten, "flatten", "view", "reshape", "size", operator.getitem, getattr),
-    *DROPOUTS,
-)
-MAX_POOLS = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-    *(F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
-)
-JOINS = (operator.add, operator.iadd, torch.add, torch.cat, torch.concat, "add", "add_")
+Scales = dict[fx.Node, float]  # of what the image and the sites give: the value of one spike
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place for neurons. `key`: the path of the layer feeding it, with the pass for a layer used more than once
-    (`conv2#3`). `nodes`: the graph nodes between the site before (`source`) and this one; `relu`: the ReLU call, None
-    at the output. `weighted`: the paths of the weight layers among the nodes."""
+    """A place for neurons. `key`: the path of the last weight layer feeding it, with the pass for a layer used more
+    than once (`conv2#3`). `relu`: the ReLU call, None at the output. Its neurons receive the value of the node `input`,
+    a linear map, through `nodes`, of what the `sources` give: ReLU calls of other sites, or the image. `weighted`: the
+    paths of the weight layers among the nodes."""
 
     key: str
-    source: fx.Node
-    nodes: tuple[fx.Node, ...]
     relu: fx.Node | None
+    input: fx.Node
+    sources: tuple[fx.Node, ...]
+    nodes: tuple[fx.Node, ...]
     weighted: tuple[str, ...]
 
 
-class Chain:
-    """A network traced in eval mode: `module` (a deep copy as a graph) and its `sites`, input to output.
+class SiteGraph(Trace):
+    """A network traced in eval mode: `module` (a deep copy as a graph), its `image` and its `sites`, input to output.
 
-    Raises ValueError, in one line that names every offending layer and what to do, for a net that cannot be converted.
+    `fold_batchnorm` merges every batch-norm into the layer before it; `allow_bias` lets biases become constant
+    currents. Raises ValueError, in one line that names every offending layer and what to do, for a net that cannot be
+    converted.
     """
 
-    def __init__(self, net: nn.Module):
-        if any(isinstance(module, Stateful) for module in net.modules()):
-            raise ValueError("the net already has spiking neurons; convert the ANN it was made from")
-        net = copy.deepcopy(net).eval()
-        try:
-            graph = _Tracer().trace(net)
-        except (fx.proxy.TraceError, TypeError) as error:
-            raise ValueError(
-                f"cannot trace {type(net).__name__}: {str(error).splitlines()[0]}; conversion needs a forward pass "
-                "whose control flow does not depend on the data"
-            ) from error
-        self.module = fx.GraphModule(net, graph, type(net).__name__)
-        self._refuse_what_cannot_spike()
+    def __init__(self, net: nn.Module, fold_batchnorm: bool = False, allow_bias: bool = False):
+        super().__init__(net)
+        if fold_batchnorm:
+            fold(self)
+        problems = [str(finding) for finding in refusals(self, allow_bias)]
+        if problems:
+            raise ValueError("this net cannot be converted: " + "; ".join(problems))
+        self.image = next(node for node in self.module.graph.nodes if node.op == "placeholder")
         self.sites = self._find_sites()
-        self._parts: dict[str, fx.GraphModule] = {}  # of `run`
 
-    def target(self, node: fx.Node):
-        """What a node calls: a module instance, a function, or the name of a tensor method."""
-        return self.module.get_submodule(node.target) if node.op == "call_module" else node.target
+    def scale(self, node: fx.Node, scales: Scales) -> float:
+        """The value that one spike has in what `node` gives: that of its main branch."""
+        while node not in scales:
+            node = self._main(node)
+        return scales[node]
 
-    def is_a(self, node: fx.Node, kinds: tuple) -> bool:
-        if node.op == "call_module":
-            return isinstance(self.target(node), tuple(kind for kind in kinds if isinstance(kind, type)))
-        return node.op in ("call_function", "call_method") and node.target in kinds
+    def part(self, site: Site, scales: Scales | None = None, equalise: bool = True) -> fx.GraphModule:
+        """A module: what the `sources` of `site` give -> the input of its neurons.
 
-    def run(self, site: Site, value: torch.Tensor) -> torch.Tensor:
-        """The input of the neurons at `site`, given the output `value` of the site before."""
-        if site.key not in self._parts:
-            graph = fx.Graph()
-            copies = {site.source: graph.placeholder("value")}
-            for node in site.nodes:
-                copies[node] = graph.node_copy(node, copies.__getitem__)
-            graph.output(copies[site.nodes[-1]])
-            self._parts[site.key] = fx.GraphModule(self.module, graph)
-        return self._parts[site.key](value)
+        With `scales` of the sources, for their spikes; without, for the activations of the ANN. `equalise`: with gains
+        where branches meet.
+        """
+        scales = scales or dict.fromkeys(site.sources, 1.0)
+        graph = fx.Graph()
+        copies = {source: graph.placeholder(f"source{place}") for place, source in enumerate(site.sources)}
+        for node in site.nodes:
+            copies[node] = self.copy(node, graph, copies, scales, equalise)
+        graph.output(copies[site.input])
+        return fx.GraphModule(self.module, graph)
+
+    def copy(self, node: fx.Node, graph: fx.Graph, copies: dict, scales: Scales, equalise: bool = True) -> fx.Node:
+        """Copy a linear `node` to `graph`, for spikes of these `scales`; `copies` has the copies of what it reads."""
+        if self.is_a(node, JOINS) and equalise:
+            common, gained = self.scale(node, scales), {}
+            for operand in self.operands(node):
+                gain = self.scale(operand, scales) / common
+                if gain != 1:
+                    gained[operand] = graph.call_function(operator.mul, (copies[operand], gain))
+            return graph.node_copy(node, lambda x: gained.get(x, copies[x]))
+        layer = self.target(node)
+        if not self.is_a(node, WEIGHTED) or layer.bias is None:
+            return graph.node_copy(node, copies.__getitem__)
+        weight, bias = (graph.get_attr(f"{node.target}.{name}") for name in ("weight", "bias"))
+        function = next(f for kind, f in FUNCTIONAL_WEIGHTED.items() if isinstance(layer, kind))
+        geometry = [
+            getattr(layer, name) for name in ("stride", "padding", "dilation", "groups") if hasattr(layer, name)
+        ]
+        currents = graph.call_function(function, (copies[node.args[0]], weight, None, *geometry))
+        constant = graph.call_function(operator.truediv, (bias, self.scale(node, scales)))
+        for _ in range(layer.weight.dim() - 2):
+            constant = graph.call_function(torch.unsqueeze, (constant, -1))
+        return graph.call_function(operator.add, (currents, constant))
+
+    def _main(self, node: fx.Node) -> fx.Node:
+        """The operand whose scale `node` takes: one with weights, else the first."""
+        operands = self.operands(node)
+        return next((operand for operand in operands if self._is_weighted(operand)), operands[0])
+
+    def _is_weighted(self, node: fx.Node) -> bool:
+        """Whether a weight layer lies between `node` and the sites before it."""
+        if node.op == "placeholder" or self.is_a(node, RELUS):
+            return False
+        return self.is_a(node, WEIGHTED) or any(map(self._is_weighted, self.operands(node)))
 
     def _find_sites(self) -> list[Site]:
         calls = Counter(node.target for node in self.module.graph.nodes if self.is_a(node, WEIGHTED))
-        passes: Counter[str] = Counter()
-        sites, nodes, weighted, source, key = [], [], [], None, None
+        passes, names, sites, taken = Counter(), {}, [], set()
         for node in self.module.graph.nodes:
-            if node.op == "placeholder":
-                source = node
-            elif self.is_a(node, RELUS):
-                sites.append(Site(key, source, tuple(nodes), node, tuple(weighted)))
-                source, nodes, weighted = node, [], []
-            elif node.op == "output":
-                if nodes:
-                    sites.append(Site(key, source, tuple(nodes), None, tuple(weighted)))
-            else:
-                nodes.append(node)
-                if self.is_a(node, WEIGHTED):
-                    passes[node.target] += 1
-                    key = f"{node.target}#{passes[node.target]}" if calls[node.target] > 1 else node.target
-                    weighted.append(node.target)
-        bare = [site for site in sites if not site.weighted]
-        if bare or not sites:
-            where = f"the ReLU {bare[0].relu.name!r}" if bare and bare[0].relu else "the output"
-            raise ValueError(f"{where} follows no weight layer; neurons need a conv or linear layer that feeds them")
+            if self.is_a(node, WEIGHTED):
+                passes[node.target] += 1
+                names[node] = f"{node.target}#{passes[node.target]}" if calls[node.target] > 1 else node.target
+            if not self.is_a(node, RELUS) and node.op != "output":
+                continue
+            source = node.args[0]
+            if not isinstance(source, fx.Node):
+                raise ValueError("the net returns several values; conversion needs one tensor of class scores")
+            nodes, sources = self._between(source)
+            weights = [n for n in nodes if n in names]
+            key = names[weights[-1]] if weights else node.name
+            key = key if key not in taken else f"{key}/{node.name}"
+            taken.add(key)
+            if node.op != "output" or nodes:
+                relu = node if node.op != "output" else None
+                sites.append(Site(key, relu, source, sources, nodes, tuple(n.target for n in weights)))
+        if not any(site.weighted for site in sites):
+            raise ValueError("the net has no conv or linear layer; neurons need one that feeds them")
         return sites
 
-    def _refuse_what_cannot_spike(self) -> None:
-        problems = []
-        if sum(node.op == "placeholder" for node in self.module.graph.nodes) != 1:
-            problems.append("the net takes several inputs (give it one image tensor)")
-        for node in self.module.graph.nodes:
-            problem = self._problem(node)
-            if problem and problem not in problems:
-                problems.append(problem)
-        if problems:
-            raise ValueError("this net cannot be converted: " + "; ".join(problems))
-
-    def _problem(self, node: fx.Node) -> str | None:
-        """Why conversion cannot carry `node`, and what to do about it; None if it can."""
-        if node.op in ("placeholder", "output"):
-            return None
-        target = self.target(node)
-        name = node.target if node.op == "call_module" else node.name
-        if self.is_a(node, WEIGHTED):
-            return None if target.bias is None else f"{name} has a bias (train it with bias=False, SN section 4.3.1)"
-        if self.is_a(node, (nn.modules.batchnorm._BatchNorm, F.batch_norm)):
-            return f"{name} is batch-norm (train without it; dropout regularises instead, SN section 4.3.1)"
-        if self.is_a(node, MAX_POOLS):
-            return f"{name} is max-pooling (use average pooling and train again, SN section 4.3.2)"
-        if self.is_a(node, JOINS):
-            return f"{name} joins two branches (only chains of layers are converted)"
-        if self.is_a(node, (*RELUS, *TRANSPARENT)):
-            return None
-        kind = type(target).__name__ if node.op == "call_module" else getattr(target, "__name__", str(target))
-        return f"{name} is {kind}, which has no spiking counterpart (use ReLU, average pooling, conv and linear)"
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        return isinstance(module, Dropout) or super().is_leaf_module(module, path)
+    def _between(self, node: fx.Node) -> tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]]:
+        """The linear nodes that `node` depends on, itself included, and the sources they read, in graph order."""
+        nodes, sources, open_nodes = set(), set(), [node]
+        while open_nodes:
+            node = open_nodes.pop()
+            if node.op == "placeholder" or self.is_a(node, RELUS):
+                sources.add(node)
+            elif node not in nodes:
+                nodes.add(node)
+                open_nodes += node.all_input_nodes
+        order = [n for n in self.module.graph.nodes if n in nodes or n in sources]
+        return tuple(n for n in order if n in nodes), tuple(n for n in order if n in sources)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import numpy as np
 import torch
+from torch import fx
 
 from snnkit import coding
-from snnkit.graph import Chain, Site
+from snnkit.graph import Site, SiteGraph
 from snnkit.neurons import Presentation, presenting
-from snnkit.simulation import CHUNK_BYTES, inference_precision
+from snnkit.simulation import CHUNK_BYTES
 from snnkit.spikes import as_spikes, forget_layouts
 
 Blocks = Iterator[tuple[int, torch.Tensor]]  # (group of images, spikes or currents [t, b, ...]), time by time
@@ -21,34 +23,40 @@ Blocks = Iterator[tuple[int, torch.Tensor]]  # (group of images, spikes or curre
 class PackedTrain:
     """The spikes [T, B, ...] of a layer, written once in blocks and read any number of times.
 
-    Images come in `groups`; `append` takes a block [t, b, ...] of each group in turn. Up to `memory` bytes stay in
-    memory, more go to a temporary file that vanishes with the object.
+    Images come in `groups`. Up to `memory` bytes stay in memory, more go to a temporary file that vanishes with the
+    object. Every step of a group begins on a byte of its own.
     """
 
     def __init__(self, groups: int, memory: int):
         self._file = tempfile.SpooledTemporaryFile(max_size=memory)  # noqa: SIM115 - lives as long as the train
-        self._groups = groups
-        self._written: list[tuple[int, torch.Size, torch.dtype, torch.device]] = []
+        self._steps: list[list[int]] = [[] for _ in range(groups)]  # where each step stands in the file
+        self._like: list[torch.Tensor | None] = [None] * groups  # an empty tensor of each group's shape and dtype
 
-    def append(self, spikes: torch.Tensor) -> None:
+    def append(self, group: int, spikes: torch.Tensor) -> None:
+        """Add the next steps [t, b, ...] of a group of images."""
         spikes = _channels_to_the_end(spikes)
-        self._written.append((self._file.tell(), spikes.shape, spikes.dtype, spikes.device))
-        self._file.write(np.packbits(spikes.bool().cpu().numpy()).tobytes())
+        rows = np.packbits(spikes.bool().flatten(1).cpu().numpy(), axis=1)
+        self._like[group] = spikes[:0]
+        self._steps[group] += [self._file.tell() + step * rows.shape[1] for step in range(len(rows))]
+        self._file.write(rows.tobytes())
 
     def read(self, steps: int) -> Blocks:
-        """Blocks of about `steps` steps, at least those of one block as written."""
-        step = self._groups * max(1, steps // self._written[0][1][0])
-        for start in range(0, len(self._written), step):
-            for group in range(self._groups):
-                parts = self._written[start + group : start + step : self._groups]
-                block = torch.cat([self._unpack(*part) for part in parts])
+        """Blocks of `steps` steps, the last one shorter."""
+        for start in range(0, len(self._steps[0]), steps):
+            for group, places in enumerate(self._steps):
+                block = self._unpack(places[start : start + steps], self._like[group])
                 yield group, block.movedim(-1, 2) if block.dim() == 5 else block
 
-    def _unpack(self, place: int, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        self._file.seek(place)
-        packed = np.frombuffer(self._file.read(-(-shape.numel() // 8)), dtype=np.uint8)
-        spikes = torch.from_numpy(np.unpackbits(packed, count=shape.numel()).view(np.int8)).view(shape)
-        return spikes.to(device, dtype)
+    def _unpack(self, places: list[int], like: torch.Tensor) -> torch.Tensor:
+        number = math.prod(like.shape[1:])
+        size, parts = -(-number // 8), []
+        for _, run in itertools.groupby(enumerate(places), lambda step: step[1] - step[0] * size):  # written together
+            run = list(run)
+            self._file.seek(run[0][1])
+            parts.append(self._file.read(len(run) * size))
+        packed = np.frombuffer(b"".join(parts), dtype=np.uint8).reshape(len(places), size)
+        spikes = torch.from_numpy(np.unpackbits(packed, axis=1, count=number).view(np.int8))
+        return spikes.view(-1, *like.shape[1:]).to(like.device, like.dtype)
 
 
 class PoissonTrain:
@@ -68,54 +76,73 @@ class PoissonTrain:
                 yield group, _channels_to_the_end(block).contiguous().movedim(-1, 2) if block.dim() == 5 else block
 
 
-@torch.no_grad()
-def spike_driven_maxima(
-    chain: Chain,
-    images: torch.Tensor,
-    timesteps: int,
-    make_neuron: Callable[[Site, float], torch.nn.Module],
-    generator: torch.Generator | None,
-    memory: int,
-    precision: str | None,
-) -> list[float]:
-    """For each site in turn, its largest input over images and steps when all sites before it spike.
+class Calibration:
+    """Spike-Norm of a graph: its sites in turn, each driven by the spikes of those before it.
 
-    `make_neuron(site, largest)` gives the neurons of a site once its largest input is known. The largest input needs no
-    membrane, so a site's input is computed twice: for the maximum, then, with that threshold, for the spikes.
+    A site's largest input needs no membrane, so each site is computed twice: for the maximum, then, with the threshold,
+    for the spikes. What reads only these spikes finds its own maximum while they are fired.
     """
-    widths = _widths(chain, images[:1])
-    groups = max(1, min(len(images), -(-len(images) * max(widths) // CHUNK_BYTES)))
-    steps = [max(1, CHUNK_BYTES * groups // (len(images) * width)) for width in widths]
-    forget_layouts()
-    with inference_precision(precision, images.device):
-        train = PoissonTrain(images, timesteps, groups, generator)
-        return _balance(chain, train, steps, make_neuron, lambda: PackedTrain(groups, memory))
+
+    def __init__(self, graph: SiteGraph, images: torch.Tensor, equalise: bool, memory: int):
+        self.graph, self.equalise, self.memory = graph, equalise, memory
+        widths = _widths(graph, images[:1])
+        self.groups = max(1, min(len(images), -(-len(images) * max(widths.values()) // CHUNK_BYTES)))
+        self.steps = {key: max(1, CHUNK_BYTES * self.groups // (len(images) * width)) for key, width in widths.items()}
+
+    @torch.no_grad()
+    def run(self, train, threshold_of: Callable[[Site, float | None], float], fixed: Container[str], neuron) -> None:
+        """Call `threshold_of` for every site, with its largest input, or None if its key is in `fixed`.
+
+        `train` holds the spikes of the images; `neuron(site, threshold)` makes the neurons of a site.
+        """
+        graph, trains, maxima = self.graph, {self.graph.image: train}, {}
+        self.scales = {graph.image: 1.0}
+        needed = self._needed(fixed)
+        forget_layouts()
+        for place, site in enumerate(graph.sites):
+            if site.key not in fixed and site.key not in maxima:
+                part = self._part(site)
+                maxima[site.key] = max(float(part(*spikes).max()) for _, spikes in self._blocks(site, trains))
+            threshold = threshold_of(site, maxima.get(site.key))
+            if site.relu is None:
+                continue
+            part, self.scales[site.relu] = self._part(site), threshold * graph.scale(site.input, self.scales)
+            if site.relu in needed:
+                followers = [s for s in graph.sites if s.sources == (site.relu,) and s.key not in fixed]
+                parts = {follower.key: self._part(follower) for follower in followers}
+                fired = trains[site.relu] = PackedTrain(self.groups, self.memory)
+                currents = ((group, part(*spikes)) for group, spikes in self._blocks(site, trains))
+                for group, spikes in _fire(neuron(site, threshold), currents):
+                    fired.append(group, spikes)
+                    for key, following in parts.items():
+                        maxima[key] = max(maxima.get(key, -math.inf), float(following(spikes).max()))
+            later = {source for s in graph.sites[place + 1 :] for source in s.sources}
+            trains = {source: kept for source, kept in trains.items() if source in later}
+
+    def _part(self, site: Site) -> Callable[..., torch.Tensor]:
+        """Spikes [t, b, ...] of the sources of `site` -> the input [t, b, ...] of its neurons."""
+        part = self.graph.part(site, self.scales, self.equalise)
+
+        def run(*spikes: torch.Tensor) -> torch.Tensor:
+            return part(*(as_spikes(x.flatten(0, 1)) for x in spikes)).unflatten(0, spikes[0].shape[:2])
+
+        return run
+
+    def _blocks(self, site: Site, trains: dict) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """The spikes of all sources of `site`, side by side."""
+        for blocks in zip(*(trains[source].read(self.steps[site.key]) for source in site.sources), strict=True):
+            yield blocks[0][0], [spikes for _, spikes in blocks]
+
+    def _needed(self, fixed: Container[str]) -> set[fx.Node]:
+        """The sources whose spikes something that is measured depends on."""
+        needed = set()
+        for site in reversed(self.graph.sites):
+            if site.key not in fixed or site.relu in needed:
+                needed.update(site.sources)
+        return needed
 
 
-def _balance(chain: Chain, train, steps: list[int], make_neuron, make_train) -> list[float]:
-    """The layers in turn: each fires with its threshold, and its spikes at once give the next one's largest input."""
-    first = chain.sites[0]
-    maxima = [max(float(currents.max()) for _, currents in _currents(chain, first, train.read(steps[0])))]
-    for i, (site, following) in enumerate(itertools.pairwise(chain.sites)):
-        neuron, fired, largest = make_neuron(site, maxima[i]), make_train(), -torch.inf
-        for _, spikes in _fire(neuron, _currents(chain, site, train.read(steps[i]))):
-            fired.append(spikes)
-            largest = max(largest, float(_input(chain, following, spikes).max()))
-        maxima.append(largest)
-        train = fired
-    return maxima
-
-
-def _input(chain: Chain, site: Site, spikes: torch.Tensor) -> torch.Tensor:
-    """Spikes [t, b, ...] -> the input [t, b, ...] of the neurons at `site`."""
-    return chain.run(site, as_spikes(spikes.flatten(0, 1))).unflatten(0, spikes.shape[:2])
-
-
-def _currents(chain: Chain, site: Site, blocks: Blocks) -> Blocks:
-    return ((group, _input(chain, site, spikes)) for group, spikes in blocks)
-
-
-def _fire(neuron: torch.nn.Module, blocks: Iterable[tuple[int, torch.Tensor]]) -> Blocks:
+def _fire(neuron: torch.nn.Module, blocks: Blocks) -> Blocks:
     """Drive `neuron` with currents; each group of images is a presentation of its own."""
     presentations: dict[int, Presentation] = {}
     for group, currents in blocks:
@@ -125,12 +152,13 @@ def _fire(neuron: torch.nn.Module, blocks: Iterable[tuple[int, torch.Tensor]]) -
             yield group, neuron(currents.flatten(0, 1)).unflatten(0, currents.shape[:2])
 
 
-def _widths(chain: Chain, image: torch.Tensor) -> list[int]:
-    """Bytes of the neuron input of each site for one image and step."""
-    value, widths = image, []
-    for site in chain.sites:
-        value = chain.run(site, value).relu()
-        widths.append(value.numel() * value.element_size())
+@torch.no_grad()
+def _widths(graph: SiteGraph, image: torch.Tensor) -> dict[str, int]:
+    """{key of a site: bytes of the input of its neurons for one image and step}."""
+    values, widths = {graph.image: image}, {}
+    for site in graph.sites:
+        value = graph.part(site)(*(values[source] for source in site.sources))
+        widths[site.key], values[site.relu] = value.numel() * value.element_size(), value.relu()
     return widths
 
 

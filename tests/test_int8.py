@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from snnkit import convert, int8, models, simulation
+from snnkit.graph import SiteGraph
 from snnkit.int8 import SpikeBytes, spike_bytes
 from snnkit.neurons import IF
 from snnkit.simulation import choose_precision, simulate
@@ -133,7 +134,7 @@ def test_a_net_on_the_grid_spikes_the_same_in_int8_and_fp32_whatever_the_chunk(r
         if isinstance(layer, nn.Linear):
             layer.weight.data = (layer.weight.data * 256).round() / 256
     images = (torch.rand(3, 2, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.9
-    keys = [site.key for site in convert.Chain(net).sites]
+    keys = [site.key for site in SiteGraph(net).sites]
     spiking = convert.to_spiking(net, thresholds={key: 0.5 for key in keys}, readout=readout)
 
     def run(precision, chunk=None):

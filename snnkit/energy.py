@@ -1,0 +1,142 @@
+"""What a network costs: every multiply-accumulate and every accumulate of one image, layer by layer (SN 8, BR VII).
+
+A layer that reads real numbers multiplies: MACs. A layer that reads spikes only adds, once for each spike and synapse:
+ACs. Counted are convolutions and linear layers. Not counted, for nobody agrees on their price: memory, membranes,
+biases, pools, and the additions where branches meet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from snnkit.meter import Meter
+from snnkit.neurons import LIF, Stateful
+from snnkit.simulation import simulate
+
+
+@dataclass(frozen=True)
+class Table:
+    """Picojoules of one operation at 45 nm."""
+
+    mac: float
+    ac: float
+    source: str
+
+
+TABLES = {
+    "int32": Table(3.2, 0.1, "32-bit integers, BR Table I (SN's preprint gives the same numbers as floating point)"),
+    "fp32": Table(4.6, 0.9, "32-bit floating point, MS section IV-C"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight layer, per image. `kind` of what it reads: "real", "binary" (spikes), or "integer" (sums of spikes:
+    pooled, or of several neurons). `macs` of one step; `calls`: how many steps it ran; `acs` of all steps, each spike
+    times its true fan-out; `estimated`: MACs x rate x calls (BR eq. 9); `rate`: spikes a neuron and step before it."""
+
+    layer: str
+    kind: str
+    macs: float
+    calls: float
+    acs: float = 0.0
+    estimated: float = 0.0
+    rate: float = 1.0
+
+    def picojoules(self, table: Table, estimated: bool = False) -> float:
+        """Energy for one image."""
+        if self.kind == "real":
+            return self.macs * self.calls * table.mac
+        return (self.estimated if estimated else self.acs) * table.ac
+
+
+@dataclass(frozen=True)
+class Account:
+    """The cost of one image: `rows` in the order of the forward pass; `timesteps`, None for an ANN."""
+
+    rows: list[Row]
+    timesteps: int | None
+
+    @property
+    def macs(self) -> float:
+        """MACs of one pass: those of the ANN of the same shape."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def acs(self) -> float:
+        """ACs of all steps."""
+        return sum(row.acs for row in self.rows)
+
+    def picojoules(self, table: str | Table = "int32", estimated: bool = False) -> float:
+        """Energy for one image; with ACs as counted, or as BR's formula estimates them."""
+        return sum(row.picojoules(_table(table), estimated) for row in self.rows)
+
+    def ratio(self, table: str | Table = "int32", estimated: bool = False) -> float:
+        """How many times more the ANN of the same shape needs: E_ANN / E_SNN (BR eq. 11)."""
+        return self.macs * _table(table).mac / self.picojoules(table, estimated)
+
+    def break_even(self, table: str | Table = "int32") -> float:
+        """ACs a MAC at which an SNN costs as much as its ANN: spikes an input neuron over all steps."""
+        return _table(table).mac / _table(table).ac
+
+
+def account(
+    net: nn.Module,
+    images: torch.Tensor,
+    timesteps: int | None = None,
+    *,
+    coding: str | None = "poisson",
+    generator: torch.Generator | None = None,
+) -> Account:
+    """Run `images` [B, ...] through an ANN, or for `timesteps` steps through a spiking net, and count (means over B).
+
+    Whatever computes a convolution or a matrix product with one of the net's weights is seen, as module or function.
+    A pooled spike is still a spike: the layer behind the pool adds for each spike before it. `coding` and `generator`
+    as for `snnkit.simulate`.
+
+    Raises ValueError for a spiking net without `timesteps`, or an ANN with.
+    """
+    spiking = any(isinstance(module, Stateful) for module in net.modules())
+    if spiking != (timesteps is not None):
+        wanted = "give the number of timesteps" if spiking else "it has no neurons, so give no timesteps"
+        raise ValueError(f"timesteps is {timesteps} for {'a spiking net' if spiking else 'an ANN'}; {wanted}")
+    meter = Meter(net, spiking)
+    hooks = [net.register_forward_pre_hook(meter.begin)]
+    hooks += [m.register_forward_hook(meter.fired) for m in net.modules() if isinstance(m, LIF)]
+    was_training = {m for m in net.modules() if m.training}
+    net.eval()
+    try:
+        with torch.no_grad(), meter:
+            if spiking:
+                simulate(net, images, timesteps, coding=coding, generator=generator)
+            else:
+                net(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in was_training:
+            module.training = True
+    return Account(_rows(meter, images.shape[1] if spiking and coding is None else len(images)), timesteps)
+
+
+def _rows(meter: Meter, images: int) -> list[Row]:
+    """What was counted, as means over the images."""
+    uses, rows = Counter(name for name, _ in meter.totals), []
+    for (name, number), total in meter.totals.items():
+        layer, calls = f"{name}#{number}" if uses[name] > 1 else name, total.presentations / images
+        if total.kind == "real":
+            rows.append(Row(layer, "real", total.macs, calls))
+            continue
+        rate = total.activity / total.elements
+        rows.append(Row(layer, total.kind, total.macs, calls, total.acs / images, total.macs * rate * calls, rate))
+    return rows
+
+
+def _table(table: str | Table) -> Table:
+    if isinstance(table, str) and table not in TABLES:
+        raise ValueError(f"unknown table {table!r}; use one of {', '.join(map(repr, TABLES))}, or an energy.Table")
+    return TABLES[table] if isinstance(table, str) else table
