@@ -1,17 +1,32 @@
-"""The command line: `python -m snnkit train MODEL --data NAME` and `python -m snnkit fetch NAME`."""
+"""The command line: `snnkit train MODEL --data NAME`, `snnkit convert FILE.py:NAME --images DIR`, `snnkit fetch`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from dataclasses import asdict, fields
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models
-from snnkit.neurons import Stateful
+from snnkit.convert import METHODS
+from snnkit.neurons import RESETS, Stateful
 from snnkit.paths import data_root
+from snnkit.report import convert_and_report
 from snnkit.train import Recipe, fit
+
+CONVERSION_OPTIONS = ("method", "reset", "coding", "equalise", "fold_batchnorm", "allow_bias", "seed", "precision")
+
+
+class OwnNetwork(NamedTuple):
+    """A network to convert, with the training mean and image size that it came with, if any."""
+
+    net: torch.nn.Module
+    mean: torch.Tensor | None = None
+    size: int | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,6 +49,8 @@ def train(options) -> None:
     name = options.name or f"{options.model}-{options.data.replace(':', '-').replace('/', '-')}"
     size = {"size": options.size} if options.size else {}
     train_split = data.load(options.data, "train", limit=options.limit, **size)
+    if len(train_split.classes) < 2:
+        raise ValueError(f"{options.data} holds one class, {train_split.classes[0]}; training needs at least two")
     validation = data.load(options.data, "validation", mean=train_split.mean, **size)
     torch.manual_seed(recipe.seed)
     net = models.build(
@@ -83,6 +100,67 @@ def train(options) -> None:
     print(f"test accuracy {accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), {len(test)} images; saved {file}")
 
 
+def convert(options) -> None:
+    """Convert a network of the user's own, or a stored one, and write the report."""
+    loaded = own_network(options.net)
+    source, size = f"imagefolder:{options.images}", options.size or loaded.size or 32
+    mean = loaded.mean if options.mean is None else _by_channel("mean", options.mean).expand(3, size, size)
+    deviation = _by_channel("std", options.std)
+    if not bool((deviation > 0).all()):
+        raise ValueError(f"std is {min(options.std):g}; it must be above 0")
+    train_split = data.load(source, "train", limit=None, size=size, mean=mean)
+    calibration = train_split.subset(min(options.calibration, len(train_split)))
+    test = data.load(source, "test", size=size, mean=train_split.mean)
+    test = test.subset(min(options.limit, len(test)))
+    report = convert_and_report(
+        loaded.net,
+        calibration.images / deviation,
+        test.images / deviation,
+        None if test.classes == (data.UNLABELLED,) else test.labels,
+        at=tuple(options.at),
+        name=options.net,
+        say=print,
+        **{name: getattr(options, name) for name in CONVERSION_OPTIONS},
+    )
+    print(report.markdown())
+    print(f"written to {report.save(options.out)}")
+
+
+def _by_channel(name: str, values: list[float]) -> torch.Tensor:
+    """[1 or 3, 1, 1]."""
+    if len(values) not in (1, 3):
+        raise ValueError(f"{name} has {len(values)} values; give one, or one for each of 3 channels")
+    return torch.tensor(values).view(-1, 1, 1)
+
+
+def own_network(target: str) -> OwnNetwork:
+    """The net that FILE.py:NAME makes when NAME is called, or is; or that of a stored checkpoint.
+
+    Raises ValueError or FileNotFoundError, in one line, for a file that is missing or fails, and for anything but a
+    torch module.
+    """
+    file, colon, name = target.rpartition(":")
+    if not colon:
+        stored = checkpoint.load(target)
+        return OwnNetwork(stored.net, stored.mean, stored.net.config["size"] if hasattr(stored.net, "config") else None)
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"no file {file}; give FILE.py:NAME, where NAME makes a trained network")
+    specification = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    try:
+        specification.loader.exec_module(module)
+        made = getattr(module, name)
+        made = made if isinstance(made, torch.nn.Module) else made()
+    except AttributeError as error:
+        raise ValueError(f"{file} has no {name}, or fails in it: {error}") from error
+    except Exception as error:  # a user's code may raise anything
+        raise ValueError(f"{target} fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+    if not isinstance(made, torch.nn.Module):
+        raise ValueError(f"{target} gives {made!r:.60}; it must be, or return, a torch.nn.Module")
+    return OwnNetwork(made)
+
+
 def fetch(options) -> None:
     """Download a data set into the data folder."""
     for split in ("train", "test"):
@@ -94,7 +172,7 @@ def _parameters(net: torch.nn.Module) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="snnkit", description="Train the book's networks and fetch their data.")
+    parser = argparse.ArgumentParser(prog="snnkit", description="Train and convert networks, and fetch their data.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="train a network and store it as a checkpoint", allow_abbrev=False)
@@ -115,6 +193,30 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
         else:
             command.add_argument(flag, type=type(default), default=default, help=f"(default {default})")
+
+    command = commands.add_parser("convert", help="convert a network and report on it", allow_abbrev=False)
+    command.set_defaults(run=convert)
+    command.add_argument(
+        "net", help="FILE.py:NAME, a trained torch module or a function that makes it; or a checkpoint"
+    )
+    command.add_argument("--images", required=True, help="a folder of images, in class folders if there are labels")
+    command.add_argument("--out", default="report", help="folder for report.md and report.json (default report)")
+    command.add_argument("--method", choices=METHODS, default="spike-norm", help="(default spike-norm)")
+    command.add_argument("--reset", choices=RESETS, default="zero", help="(default zero)")
+    command.add_argument("--coding", choices=("poisson", "constant"), default="poisson", help="(default poisson)")
+    command.add_argument(
+        "--at", type=int, nargs="+", default=[50, 100, 200, 500], help="steps (default 50 100 200 500)"
+    )
+    command.add_argument("--limit", type=int, default=200, help="test images (default 200)")
+    command.add_argument("--calibration", type=int, default=32, help="calibration images (default 32)")
+    command.add_argument("--size", type=int, help="side of the images in pixels (default 32)")
+    command.add_argument("--mean", type=float, nargs="+", help="a number or one a channel (default: the mean image)")
+    command.add_argument("--std", type=float, nargs="+", default=[1.0], help="a number or one a channel (default 1)")
+    command.add_argument("--fold-batchnorm", action="store_true", help="merge batch-norms into the layers before them")
+    command.add_argument("--allow-bias", action="store_true", help="make biases constant currents")
+    command.add_argument("--equalise", action=argparse.BooleanOptionalAction, default=True, help="gains at junctions")
+    command.add_argument("--precision", default="auto", help="auto, fp32, bf16 or int8 (default auto)")
+    command.add_argument("--seed", type=int, default=0, help="(default 0)")
 
     command = commands.add_parser("fetch", help="download a data set")
     command.set_defaults(run=fetch)

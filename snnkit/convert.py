@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from snnkit import coding
+from snnkit import coding as codings
 from snnkit.graph import Site, SiteGraph
 from snnkit.neurons import IF, RESETS
 from snnkit.rules import lint
 from snnkit.simulation import inference_precision
-from snnkit.spiketrain import Calibration, PoissonTrain
+from snnkit.spiketrain import Calibration, InputTrain
+from snnkit.surgery import replace_max_pool
 from snnkit.tracing import AVERAGE_POOLS, DROPOUTS, RESHAPES, WEIGHTED
 
 __all__ = [
-    "data_norm", "lint", "model_norm", "normalise_weights", "percentile_norm", "spike_norm", "to_spiking",
+    "data_norm", "lint", "model_norm", "normalise_weights", "percentile_norm", "replace_max_pool", "spike_norm",
+    "to_spiking",
 ]  # fmt: skip
 METHODS = ("spike-norm", "data", "percentile", "model")
 READOUTS = ("membrane", "spikes")
@@ -74,7 +76,7 @@ def percentile_norm(
 
 
 def _activation_norm(net, images, batch: int, measure: Callable) -> dict[str, float]:
-    coding.check_finite(images)
+    codings.check_finite(images)
     graph = _graph(net)
     thresholds, scales, values = {}, {graph.image: 1.0}, {graph.image: images.split(batch)}
     with torch.no_grad():
@@ -99,13 +101,15 @@ def spike_norm(
     neuron: Callable[..., nn.Module] = IF,
     fixed: dict[str, float] | None = None,
     equalise: bool = True,
+    coding: str = "poisson",
     memory: int = 2**30,
     precision: str | None = None,
 ) -> dict[str, float]:
     """Spike-Norm thresholds: the largest weighted spike input of one step, layer by layer (SN Algorithm 1).
 
-    `images` [N, ...] in [-1, 1] are Poisson coded for `timesteps` steps with `generator`; each layer is driven by the
-    spikes of the layers before it, which already have their thresholds. SN takes 256 training images and 2500 steps.
+    `images` [N, ...] in [-1, 1] are Poisson coded for `timesteps` steps with `generator` (or `coding` "constant": any
+    values, repeated); each layer is driven by the spikes of the layers before it, which already have their thresholds.
+    SN takes 256 training images and 2500 steps.
     Each layer is computed twice (its maximum, then its spikes), so work is linear in the layers; spike trains are kept
     one bit a spike and go to a temporary file beyond `memory` bytes. `neuron(threshold=, reset=)` makes the neurons.
     `fixed` {layer: threshold} gives thresholds that are not measured (SN's unity in residual units, section 6.2);
@@ -113,9 +117,10 @@ def spike_norm(
 
     Raises ValueError for a layer whose largest input is not positive, and for unknown layers in `fixed`.
     """
-    coding.check_timesteps(timesteps)
-    coding.check_intensities(images)
+    codings.check_timesteps(timesteps)
     _check_choice("reset", reset, RESETS)
+    _check_choice("coding", coding, ("poisson", "constant"))
+    (codings.check_intensities if coding == "poisson" else codings.check_finite)(images)
     graph, fixed, thresholds = _graph(net), fixed or {}, {}
     _check_keys(graph, {site.key: 1.0 for site in graph.sites} | fixed)
 
@@ -124,7 +129,7 @@ def spike_norm(
         return thresholds[site.key]
 
     calibration = Calibration(graph, images, equalise, memory)
-    train = PoissonTrain(images, timesteps, calibration.groups, generator)
+    train = InputTrain(images, timesteps, calibration.groups, generator, coding)
     with inference_precision(precision, images.device):
         calibration.run(train, threshold_of, fixed, lambda site, value: neuron(threshold=value, reset=reset))
     return thresholds
@@ -143,15 +148,16 @@ def to_spiking(
     equalise: bool = True,
     fold_batchnorm: bool = False,
     allow_bias: bool = False,
+    coding: str = "poisson",
     generator: torch.Generator | None = None,
     precision: str | None = None,
 ) -> nn.Module:
     """The spiking net of a trained ANN: a copy in eval mode with a neuron layer in place of every ReLU call.
 
     `images` [N, ...] calibrate the thresholds by `method` ("spike-norm", "data", "percentile" or "model"; `timesteps`,
-    `generator` and `precision` are Spike-Norm's); or give `thresholds` {layer: value}, then nothing is measured.
-    `readout`: "membrane" (the classifier accumulates its input) or "spikes" (it fires, as in SN). Run the result with
-    `snnkit.simulate`. `net` is left as it was.
+    `coding`, `generator` and `precision` are Spike-Norm's); or give `thresholds` {layer: value}, then nothing is
+    measured. `readout`: "membrane" (the classifier accumulates its input) or "spikes" (it fires, as in SN). Run the
+    result with `snnkit.simulate`. `net` is left as it was.
 
     Branches may meet in sums and concatenations. A spike stands for the thresholds behind it, so they get the gains
     that make their spikes worth the same; `equalise=False` leaves that out, as SN does. Two extensions of SN's rules:
@@ -169,7 +175,7 @@ def to_spiking(
         if images is None and method != "model":
             raise ValueError(f"method {method!r} needs calibration images; give a batch of training images")
         if method == "spike-norm":
-            options = {"neuron": neuron, "equalise": equalise, "precision": precision}
+            options = {"neuron": neuron, "equalise": equalise, "coding": coding, "precision": precision}
             thresholds = spike_norm(graph, images, timesteps, reset, generator, **options)
         else:
             thresholds = {"data": data_norm, "percentile": percentile_norm, "model": model_norm}[method](graph, images)

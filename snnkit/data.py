@@ -22,6 +22,7 @@ FOLDERS = {
     "cifar100": ("cifar-100-python",),
     "imagenet": ("imagenet",),
 }
+UNLABELLED = "unlabelled"  # the one class of a folder that holds images and no class folders
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 5000  # training images kept aside for choosing, at most a tenth of the training set
 SPLIT_SEED = 2019  # fixes which images are held out, for everybody and for ever
@@ -93,7 +94,8 @@ def load(
 
     `name`: "digits" (1,797 real handwritten digits, built in, one channel), "cifar10" (the original, else the JPEG
     copy if that is the one present), "cifar10-jpeg", "cifar100", "imagenet", or "imagefolder:PATH" for any tree of
-    class folders, with or without `train` / `validation` / `test` folders above them. `split`: "train", "validation"
+    class folders, with or without `train` / `validation` / `test` folders above them, or a folder of images alone,
+    whose one class is `UNLABELLED`. `split`: "train", "validation"
     (training images held out for choosing; never trained on) or "test". `root` is the folder of the data sets
     (default: the first `cache/` of `snnkit.paths.data_roots()` that has it). `limit` keeps a class-balanced subset
     drawn with `seed`.
@@ -219,10 +221,14 @@ def _imagenet(root: Path, split: str, size: int) -> _Source:
 
 
 def _image_tree(path: Path, split: str, size: int, label: str) -> _Source:
-    """Class folders of images, below `train`, `validation` and `test` folders if there are such."""
+    """Class folders of images, below `train`, `validation` and `test` folders if there are such; or images alone."""
     if not path.is_dir():
         raise FileNotFoundError(f"no image folder at {path}; give the path of a folder that holds one folder per class")
     found = _split_folders(path)
+    flat = sorted(file for file in path.iterdir() if file.suffix.lower() in torchvision.datasets.folder.IMG_EXTENSIONS)
+    if flat and not any(folder.is_dir() for folder in path.iterdir()):
+        parts = {"train": 0.8, "validation": 0.1, "test": 0.1}
+        return _files([(str(file), 0) for file in flat], (UNLABELLED,), label, size, parts)
     if found and "train" not in found:
         raise FileNotFoundError(f"{path} has a {next(iter(found.values())).name} folder but no train folder; add one")
     if found and split == "test" and "test" not in found:

@@ -57,11 +57,7 @@ def over_time(
     neuron layer for a net with readout "membrane", reads the same run out by spikes too (`correct_by_spikes`). `say`
     receives a line of progress a batch. Raises ValueError if `at` is empty or not increasing.
     """
-    at = tuple(at)
-    if not at or list(at) != sorted(set(at)):
-        raise ValueError(f"at is {at}; give increasing numbers of time steps, for example (50, 100, 200)")
-    for steps in at:
-        check_timesteps(steps)
+    at = check_steps(at)
     generator = torch.Generator().manual_seed(seed)
     correct, by_spikes, rates, start = [], [], {}, time.perf_counter()
     for index in torch.arange(len(split)).split(batch):
@@ -80,6 +76,16 @@ def over_time(
             say(f"{len(done)}/{len(split)} images, {done[:, -1].double().mean():.1%} correct after {at[-1]} steps")
     fired = torch.cat(by_spikes) if by_spikes else None
     return Outcome(at, torch.cat(correct), rates, fired, time.perf_counter() - start, result.precision)
+
+
+def check_steps(at: Sequence[int]) -> tuple[int, ...]:
+    """`at` as a tuple; ValueError unless it is an increasing sequence of numbers of time steps."""
+    at = tuple(at)
+    if not at or list(at) != sorted(set(at)):
+        raise ValueError(f"at is {at}; give increasing numbers of time steps, for example (50, 100, 200)")
+    for steps in at:
+        check_timesteps(steps)
+    return at
 
 
 def _right(result: Simulation, at: tuple[int, ...], labels: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from snnkit.batchnorm import fold
-from snnkit.rules import refusals
+from snnkit.rules import refusals, summary
+from snnkit.surgery import fold
 from snnkit.tracing import FUNCTIONAL_WEIGHTED, JOINS, RELUS, WEIGHTED, Trace
 
 Scales = dict[fx.Node, float]  # of what the image and the sites give: the value of one spike
@@ -50,9 +50,8 @@ class SiteGraph(Trace):
         super().__init__(net)
         if fold_batchnorm:
             fold(self)
-        problems = [str(finding) for finding in refusals(self, allow_bias)]
-        if problems:
-            raise ValueError("this net cannot be converted: " + "; ".join(problems))
+        if problems := refusals(self, allow_bias):
+            raise ValueError("this net cannot be converted: " + summary(problems))
         self.image = next(node for node in self.module.graph.nodes if node.op == "placeholder")
         self.sites = self._find_sites()
 

@@ -57,6 +57,17 @@ def refusals(trace: Trace, allow_bias: bool = False) -> list[Finding]:
     return found
 
 
+def summary(findings: list[Finding]) -> str:
+    """All in one line, those of a kind together."""
+    kinds: dict[tuple, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault((finding.what, finding.remedy), []).append(finding)
+    return "; ".join(
+        str(first) + (f", likewise {', '.join(other.node for other in others)}" if others else "")
+        for first, *others in kinds.values()
+    )
+
+
 def _refusal(trace: Trace, node: fx.Node, allow_bias: bool) -> Finding | None:
     """Why conversion cannot carry `node`; None if it can."""
 

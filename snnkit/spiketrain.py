@@ -59,10 +59,11 @@ class PackedTrain:
         return spikes.view(-1, *like.shape[1:]).to(like.device, like.dtype)
 
 
-class PoissonTrain:
-    """The input train, drawn again from the same generator state each time it is read."""
+class InputTrain:
+    """The input train; if "poisson", drawn again from the same generator state each time it is read."""
 
-    def __init__(self, images: torch.Tensor, timesteps: int, groups: int, generator: torch.Generator | None):
+    def __init__(self, images: torch.Tensor, timesteps: int, groups: int, generator: torch.Generator | None, coding):
+        self._coding = coding
         self._images, self._timesteps, self._groups = images, timesteps, groups
         self._generator = generator if generator is not None else torch.default_generator
         self._state = self._generator.get_state()
@@ -71,8 +72,12 @@ class PoissonTrain:
         """Blocks of `steps` steps, the last one shorter."""
         self._generator.set_state(self._state)
         for start in range(0, self._timesteps, steps):
-            spikes = coding.poisson(self._images, min(steps, self._timesteps - start), self._generator)
-            for group, block in enumerate(spikes.tensor_split(self._groups, dim=1)):
+            length = min(steps, self._timesteps - start)
+            if self._coding == "poisson":
+                train = coding.poisson(self._images, length, self._generator)
+            else:
+                train = coding.constant(self._images, length)
+            for group, block in enumerate(train.tensor_split(self._groups, dim=1)):
                 yield group, _channels_to_the_end(block).contiguous().movedim(-1, 2) if block.dim() == 5 else block
 
 

@@ -207,7 +207,7 @@ def test_images_of_any_mode_become_three_channels(tmp_path, mode):
         (lambda root: None, FileNotFoundError, r"no image folder at .*gone; give the path of a folder"),
         (lambda root: root.mkdir(), FileNotFoundError, r"no images to load below .*gone; every class needs a folder"),
         (lambda root: (root / "cat").mkdir(parents=True), FileNotFoundError, r"no images to load below .*cat"),
-        (lambda root: write_image(root / "flat.png", 0), FileNotFoundError, r"no images to load below .*gone"),
+        (lambda root: write_image(root / "flat.png", 0), ValueError, r"gone has only 1 images, none is left for test"),
         (
             lambda root: [image_tree(root, {"cat": 2}), (root / "dog").mkdir()],
             FileNotFoundError,
@@ -234,6 +234,16 @@ def test_a_tree_that_cannot_be_used_is_refused_in_one_line(tmp_path, make, error
     with pytest.raises(error, match=words) as refusal:
         load(root, "test")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_of_images_alone_has_one_class(tmp_path):
+    for place in range(20):
+        write_image(tmp_path / f"{place:02}.png", place)
+    (tmp_path / "notes.txt").write_text("not an image")
+    parts = [load(tmp_path, split) for split in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == [16, 2, 2]
+    assert {part.classes for part in parts} == {(data.UNLABELLED,)}
+    assert len({int(index) for part in parts for index in part.indices}) == 20
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"no image" * 20])

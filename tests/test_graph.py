@@ -144,6 +144,23 @@ def test_spike_norm_of_branches_is_that_of_plain_simulations(name, equalise, ima
 
 
 @torch.no_grad()
+def test_spike_norm_of_constant_images_takes_any_values(images):
+    net, _ = nets(images)["branches"]
+    spiking = convert.to_spiking(net, 3 * images, timesteps=STEPS, coding="constant")
+    thresholds, largest = spiking.meta["conversion"]["thresholds"], {}
+    for layer in spiking.modules():
+        if isinstance(layer, LIF):
+            layer.register_forward_pre_hook(
+                lambda m, inputs: largest.__setitem__(m.key, max(largest.get(m.key, 0.0), float(inputs[0].max())))
+            )
+    simulate(spiking, 3 * images, STEPS, coding="constant")
+    assert largest == pytest.approx({key: thresholds[key] for key in largest})
+    assert thresholds["a"] == pytest.approx(float((2 * net.a(3 * images)).max()))
+    with pytest.raises(ValueError, match=r"unknown coding 'rate'; use one of 'poisson', 'constant'"):
+        convert.spike_norm(net, images, 5, coding="rate")
+
+
+@torch.no_grad()
 def test_thresholds_that_are_given_are_not_measured_but_used(images):
     net, _ = nets(images)["resnet8"]
     keys = [site.key for site in SiteGraph(net).sites]

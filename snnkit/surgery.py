@@ -1,6 +1,8 @@
-"""Batch-norm merged into the layer before it: an extension that SN's constraints do without."""
+"""What brings a trained net closer to SN's constraints: batch-norm merged away, max-pooling replaced."""
 
 from __future__ import annotations
+
+import copy
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -8,6 +10,37 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from snnkit.tracing import BATCH_NORMS, Trace, name_of, place_of
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+POOLS = {nn.MaxPool1d: nn.AvgPool1d, nn.MaxPool2d: nn.AvgPool2d, nn.MaxPool3d: nn.AvgPool3d}
+ADAPTIVE_POOLS = {
+    nn.AdaptiveMaxPool1d: nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool2d: nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool3d: nn.AdaptiveAvgPool3d,
+}
+
+
+def replace_max_pool(net: nn.Module) -> nn.Module:
+    """A copy of `net` with an average pool of the same cells in place of every max-pool module.
+
+    Means are smaller than maxima, so the copy needs a short training before it is as good as the net was
+    (`snnkit.train.fit`). Padding does not count as an element. Functional max-pools cannot be replaced: `lint` names
+    them.
+
+    Raises ValueError for a dilated max-pool, or if there is none to replace.
+    """
+    net = copy.deepcopy(net)
+    pools = {name: m for name, m in net.named_modules() if isinstance(m, (*POOLS, *ADAPTIVE_POOLS))}
+    if not pools:
+        raise ValueError(f"{type(net).__name__} has no max-pool module to replace; convert.lint(net) says what it has")
+    for name, pool in pools.items():
+        if type(pool) in ADAPTIVE_POOLS:
+            average = ADAPTIVE_POOLS[type(pool)](pool.output_size)
+        elif pool.dilation not in (1, (1, 1), (1, 1, 1)):
+            raise ValueError(f"{name} is a dilated max-pool, which no average pool can stand for; train without it")
+        else:
+            options = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
+            average = POOLS[type(pool)](*options, count_include_pad=False)
+        net.set_submodule(name, average)
+    return net
 
 
 def fold(trace: Trace) -> None:
