@@ -1,5 +1,7 @@
 """Nets that branch: scales, gains, biases and folded batch-norm against the ANN and against a plain simulation."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,8 @@ from torch.nn import functional as F
 
 from snnkit import convert, models, simulate
 from snnkit.graph import SiteGraph
-from snnkit.neurons import LIF
+from snnkit.neurons import IF, LIF
+from snnkit.spiketrain import PackedTrain
 
 
 def generator(seed=0):
@@ -144,6 +147,22 @@ def test_spike_norm_of_branches_is_that_of_plain_simulations(name, equalise, ima
 
 
 @torch.no_grad()
+def test_trains_are_kept_until_their_last_reader_only(images, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    class Watched(PackedTrain):
+        def __init__(self, *args):
+            super().__init__(*args)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr("snnkit.spiketrain.PackedTrain", Watched)
+    convert.spike_norm(nets(images)["resnet8"][0], images, 40, generator=generator())
+    assert len(most) == 9
+    assert max(most) == 3  # the input of a block, its inner neurons, its junction
+
+
+@torch.no_grad()
 def test_spike_norm_of_constant_images_takes_any_values(images):
     net, _ = nets(images)["branches"]
     spiking = convert.to_spiking(net, 3 * images, timesteps=STEPS, coding="constant")
@@ -173,8 +192,11 @@ def test_thresholds_that_are_given_are_not_measured_but_used(images):
     assert found["fc"] != free["fc"]
     with pytest.raises(ValueError, match=r"thresholds and layers differ in blocks.9"):
         convert.spike_norm(net, images, 5, fixed={"blocks.9": 1.0})
-    stems = convert.spike_norm(net, images, 15, generator=generator(), fixed=fixed | {"fc": 1.0})
-    assert stems == found | {"fc": 1.0}
+    fired = []
+    make = lambda **options: fired.append(options) or IF(**options)  # noqa: E731
+    fixed |= {"fc": 1.0}
+    assert convert.spike_norm(net, images, 15, generator=generator(), neuron=make, fixed=fixed) == found | fixed
+    assert len(fired) == 2  # nothing behind the last layer that is measured fires
 
 
 def error(net, images, options, timesteps=6000, **more):

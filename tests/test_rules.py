@@ -32,6 +32,10 @@ CASES = {
         lambda s, x: (lambda y: F.relu(s.b(F.relu(s.a(y))) + y))(s.stem[1](s.stem[0](x))),
         ["SN section 6.3"],
     ),
+    "a little too early": (
+        lambda s, x: (lambda y: F.relu(s.b(F.relu(s.a(y))) + y))(s.stem[3](s.stem[2](s.stem[1](s.stem[0](x))))),
+        ["SN section 6.3"],
+    ),
     "dropout at the junction": (
         lambda s, x: (lambda y: F.relu(s.drop(s.b(F.relu(s.a(y)))) + y))(s.stem(x)),
         ["SN section 7.1"],
