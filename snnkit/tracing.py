@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-import re
+import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from snnkit.dropout import Dropout
 from snnkit.neurons import Stateful
 
+LIBRARY = str(Path(torch.__file__).parent)  # frames from here are not the user's
 FUNCTIONAL_WEIGHTED = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d, nn.Linear: F.linear}
 WEIGHTED = tuple(FUNCTIONAL_WEIGHTED)
 RELUS = (nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
@@ -93,16 +94,17 @@ def name_of(node: fx.Node) -> str:
 
 def place_of(node: fx.Node) -> str:
     """Where the user's source makes this call, "net.py, line 12"; empty if that is not known."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-    library = str(Path(torch.__file__).parent)
-    own = [(file, line) for file, line in frames if not file.startswith(library)]
-    return f"{Path(own[-1][0]).name}, line {own[-1][1]}" if own else ""
+    return node.meta.get("place", "")
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self):
-        super().__init__()
-        self.record_stack_traces = True
+    def create_node(self, *args, **kwargs) -> fx.Node:
+        node, frame = super().create_node(*args, **kwargs), sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename.startswith(LIBRARY):
+            frame = frame.f_back
+        if frame is not None and node.op not in ("placeholder", "output"):
+            node.meta["place"] = f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
+        return node
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         return isinstance(module, Dropout) or super().is_leaf_module(module, path)
