@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from ci.bench import accuracy, environment, operations, report, scaling, workloads
+from ci.bench import accuracy, environment, exchange, operations, report, scaling, workloads
 from ci.bench.floor import rate
 from ci.bench.race import Lane, race
 from ci.bench.workloads import WORKLOADS
@@ -18,7 +18,7 @@ from snnkit.simulation import has_fast_bfloat16
 
 PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")
 QUICK_PEERS = ("spikingjelly", "norse")
-PARTS = (*WORKLOADS, "scaling", "operations", "accuracy")
+PARTS = (*WORKLOADS, "scaling", "operations", "accuracy", "exchange")
 
 
 def lanes(workload: str, precisions: list[str], base: dict, quick: bool = False) -> list[Lane]:
@@ -108,11 +108,15 @@ def main() -> int:
     if "operations" in parts and not options.quick:
         for name, nanoseconds in operations.record(precisions, command).items():
             print(f"{name:40} {nanoseconds:6.3f} ns", flush=True)
-    if "accuracy" in parts and not options.quick:
+    on_images = {
+        "accuracy": lambda: accuracy.record(accuracy.study(precisions, images=1000, timesteps=100), command),
+        "exchange": lambda: print("{value} {unit}: {what}".format(**exchange.record(environment.ensure(), command))),
+    }
+    for part in [name for name in on_images if name in parts and not options.quick]:
         try:
-            accuracy.record(accuracy.study(precisions, images=1000, timesteps=100), command)
+            on_images[part]()
         except FileNotFoundError as error:
-            print(f"accuracy: left out, because the images are not there ({error})")
+            print(f"{part}: left out, because the images are not there ({error})")
     return 0
 
 
