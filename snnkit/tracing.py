@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from snnkit.dropout import Dropout
 from snnkit.neurons import Stateful
 
-LIBRARY = str(Path(torch.__file__).parent)  # frames from here are not the user's
+LIBRARY = f"{Path(torch.__file__).parent}{os.sep}"  # frames from here are not the user's
 FUNCTIONAL_WEIGHTED = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d, nn.Linear: F.linear}
 WEIGHTED = tuple(FUNCTIONAL_WEIGHTED)
 RELUS = (nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
@@ -102,7 +103,7 @@ class _Tracer(fx.Tracer):
         node, frame = super().create_node(*args, **kwargs), sys._getframe(1)
         while frame is not None and frame.f_code.co_filename.startswith(LIBRARY):
             frame = frame.f_back
-        if frame is not None and node.op not in ("placeholder", "output"):
+        if frame is not None and frame.f_code.co_filename != __file__:
             node.meta["place"] = f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
         return node
 

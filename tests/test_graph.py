@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -285,3 +286,14 @@ def test_batch_norm_that_cannot_be_folded_is_named():
         modules["free"] = nn.BatchNorm2d(2, track_running_stats=False)
         with pytest.raises(ValueError, match=f"cannot fold batch-norm: .*{message}"):
             convert.to_spiking(Odd(forward, **modules), torch.rand(2, 2, 4, 4), "data", fold_batchnorm=True)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
+@torch.no_grad()
+def test_torchvisions_nets_are_refused_as_they_are_and_convert_with_means_for_maxima(name):
+    torch.manual_seed(0)
+    net, images = getattr(torchvision.models, name)(num_classes=10), torch.rand(2, 3, 32, 32) * 2 - 1
+    with pytest.raises(ValueError, match=r"is batch-norm .*is max-pooling \(.*replace_max_pool"):
+        convert.to_spiking(net, images, "data")
+    net = settled(convert.replace_max_pool(net), images.double()).float()
+    assert error(net, images, {"fold_batchnorm": True, "allow_bias": True}, timesteps=600) < 0.15

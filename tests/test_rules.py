@@ -1,6 +1,7 @@
 """The report on SN's constraints: what each names, and what it leaves alone."""
 
 import pytest
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -69,3 +70,9 @@ def test_everything_at_once():
     found = convert.lint(net)
     assert [finding.node for finding in found] == ["0", "1", "2", "3"]
     assert all(finding.blocking for finding in found)
+    assert {finding.place for finding in found} == {""}  # torch's own code calls them
+
+
+def test_places_are_those_of_any_code_but_torchs_own():
+    found = convert.lint(torchvision.models.resnet18())
+    assert {finding.place.partition(",")[0] for finding in found} == {"resnet.py"}
