@@ -1,10 +1,10 @@
 """Spiking nets to and from NIR, the neuromorphic intermediate representation (package `nir`, Pedersen 2024).
 
 NIR describes neurons in continuous time; one of our steps is one unit of its time, so an IF has R = 1 and a LIF
-tau = R = 1 / (1 - leak). What NIR cannot carry is refused: reset by subtraction, surrogates with their gradients, a
-neuron whose leak is no exponential of that form. What it does not know is said otherwise: sums are edges that meet;
-gains, concatenations, type-A shortcuts are 1x1 convolutions; a threshold that a membrane must reach, not exceed, is the
-next smaller number. Dropout is left out, as in every simulation after training.
+tau = R = 1 / (1 - leak). What NIR cannot carry is refused: reset by subtraction, pools over uneven cells, maps other
+than in two dimensions. What it does not know is said otherwise: sums are edges that meet; gains, concatenations and
+type-A shortcuts are 1x1 convolutions; a threshold that a membrane must reach, not exceed, is the next smaller number.
+Dropout and surrogates are left out: NIR describes nets after training.
 """
 
 from __future__ import annotations

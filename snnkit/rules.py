@@ -77,6 +77,8 @@ def _refusal(trace: Trace, node: fx.Node, allow_bias: bool) -> Finding | None:
     if node.op in ("placeholder", "output") or trace.is_shape(node):
         return None
     if trace.is_a(node, tracing.WEIGHTED):
+        if getattr(trace.target(node), "padding_mode", "zeros") != "zeros":
+            return because("pads with something else than zeros", "", "pad with zeros")
         if trace.target(node).bias is None or allow_bias:
             return None
         return because("has a bias", "SN section 4.3.1", "train it with bias=False, or pass allow_bias=True")

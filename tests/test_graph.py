@@ -243,7 +243,7 @@ def test_data_thresholds_are_the_largest_activations_over_the_scale_before(image
 class Odd(nn.Module):
     def __init__(self, forward, **modules):
         super().__init__()
-        self.conv = conv(2, 2)
+        self.conv, self.around = conv(2, 2), nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular", bias=False)
         for name, module in modules.items():
             setattr(self, name, module)
         self._forward = forward
@@ -259,6 +259,7 @@ REFUSED = {
     "parameter": (lambda s, x: s.conv(x + s.conv.weight[0, 0, 0, 0]), "is a parameter or constant used directly"),
     "activation": (lambda s, x: s.conv(F.gelu(x)), r"gelu \(.*\) is gelu, which has no spiking counterpart"),
     "reflection": (lambda s, x: s.conv(F.pad(x, (1, 1, 1, 1), "reflect")), "pads with something else than zeros"),
+    "circular padding": (lambda s, x: s.around(x), r"around .* pads with something else than zeros"),
     "over the batch": (lambda s, x: s.conv(x).mean(), "runs over all images of a batch"),
     "stacked images": (lambda s, x: s.conv(torch.cat([x, x])), "joins along the batch"),
     "two results": (lambda s, x: (s.conv(x), x), "returns several values"),
