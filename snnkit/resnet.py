@@ -18,8 +18,9 @@ IMAGENET = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 104: (3, 8, 32, 8)}  # depth: bl
 
 
 class Block(nn.Module):
-    """`junction(conv2(dropout(neuron1(conv1(x)))) + shortcut(x))` (SN Fig. 2B); without junction, Fig. 2A.
+    """A residual path, conv-neuron-dropout-conv, and a shortcut: their sum, through neurons if there is a `junction`.
 
+    With it, SN Fig. 2B; without, Fig. 2A.
     The shortcut is of type A (He 2016a): every second pixel where the map shrinks, zeros for the channels it lacks.
     """
 
