@@ -100,29 +100,31 @@ class Calibration:
 
         `train` holds the spikes of the images; `neuron(site, threshold)` makes the neurons of a site.
         """
-        graph, trains, maxima = self.graph, {self.graph.image: train}, {}
-        self.scales = {graph.image: 1.0}
-        needed = self._needed(fixed)
+        sites, needed = self.graph.sites, self._needed(fixed)
+        self.trains, self.scales, self.largest = {self.graph.image: train}, {self.graph.image: 1.0}, {}
         forget_layouts()
-        for place, site in enumerate(graph.sites):
-            if site.key not in fixed and site.key not in maxima:
+        for place, site in enumerate(sites):
+            if site.key not in fixed and site.key not in self.largest:
                 part = self._part(site)
-                maxima[site.key] = max(float(part(*spikes).max()) for _, spikes in self._blocks(site, trains))
-            threshold = threshold_of(site, maxima.get(site.key))
-            if site.relu is None:
-                continue
-            part, self.scales[site.relu] = self._part(site), threshold * graph.scale(site.input, self.scales)
+                inputs = (part(*spikes) for _, spikes in self._blocks(site))
+                self.largest[site.key] = max(float(currents.max()) for currents in inputs)
+            threshold = threshold_of(site, self.largest.get(site.key))
+            self.scales[site.relu] = threshold * self.graph.scale(site.input, self.scales)
             if site.relu in needed:
-                followers = [s for s in graph.sites if s.sources == (site.relu,) and s.key not in fixed]
-                parts = {follower.key: self._part(follower) for follower in followers}
-                fired = trains[site.relu] = PackedTrain(self.groups, self.memory)
-                currents = ((group, part(*spikes)) for group, spikes in self._blocks(site, trains))
-                for group, spikes in _fire(neuron(site, threshold), currents):
-                    fired.append(group, spikes)
-                    for key, following in parts.items():
-                        maxima[key] = max(maxima.get(key, -math.inf), float(following(spikes).max()))
-            later = {source for s in graph.sites[place + 1 :] for source in s.sources}
-            trains = {source: kept for source, kept in trains.items() if source in later}
+                self._spike(site, neuron(site, threshold), [s for s in sites if s.key not in fixed])
+            later = {source for s in sites[place + 1 :] for source in s.sources}
+            self.trains = {source: kept for source, kept in self.trains.items() if source in later}
+
+    def _spike(self, site: Site, neuron, measured: list[Site]) -> None:
+        """Keep the spikes of `site`; of the sites that read nothing else, find the largest input on the way."""
+        part, fired = self._part(site), PackedTrain(self.groups, self.memory)
+        following = {s.key: self._part(s) for s in measured if s.sources == (site.relu,)}
+        currents = ((group, part(*spikes)) for group, spikes in self._blocks(site))
+        for group, spikes in _fire(neuron, currents):
+            fired.append(group, spikes)
+            for key, next_part in following.items():
+                self.largest[key] = max(self.largest.get(key, -math.inf), float(next_part(spikes).max()))
+        self.trains[site.relu] = fired
 
     def _part(self, site: Site) -> Callable[..., torch.Tensor]:
         """Spikes [t, b, ...] of the sources of `site` -> the input [t, b, ...] of its neurons."""
@@ -133,9 +135,9 @@ class Calibration:
 
         return run
 
-    def _blocks(self, site: Site, trains: dict) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    def _blocks(self, site: Site) -> Iterator[tuple[int, list[torch.Tensor]]]:
         """The spikes of all sources of `site`, side by side."""
-        for blocks in zip(*(trains[source].read(self.steps[site.key]) for source in site.sources), strict=True):
+        for blocks in zip(*(self.trains[source].read(self.steps[site.key]) for source in site.sources), strict=True):
             yield blocks[0][0], [spikes for _, spikes in blocks]
 
     def _needed(self, fixed: Container[str]) -> set[fx.Node]:
