@@ -97,7 +97,7 @@ def load(path: str | Path, net: nn.Module | None = None) -> Checkpoint:
         net = models.build(**description["architecture"], neuron=None if conversion else neuron)
     net.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     if conversion:
-        options = {name: conversion[name] for name in OPTIONS if name in conversion}
+        options = {name: conversion[name] for name in OPTIONS}
         net = convert.to_spiking(net, neuron=neuron or IF, **options)
     return Checkpoint(net.eval(), mean, description["facts"])
 

@@ -66,9 +66,9 @@ class Writer:
             self._place(node, self._neuron(node, module), [x])
         elif isinstance(module, nn.Conv2d):
             geometry = (module.stride, module.padding, module.dilation, module.groups)
-            self._place(node, self._conv(x, module.weight, None, *geometry), [x])
+            self._place(node, self._conv(x, module.weight, *geometry), [x])
         elif isinstance(module, nn.Linear):
-            self._place(node, self._affine(module.weight, None), [x])
+            self._place(node, self._affine(module.weight), [x])
         elif isinstance(module, nn.AvgPool2d):
             options = (module.stride, module.padding, module.ceil_mode, module.count_include_pad)
             self._pool(node, x, module.kernel_size, *options)
@@ -86,9 +86,9 @@ class Writer:
         if function is F.conv2d:
             stride, padding, dilation, groups = node.args[3:]
             weight = self.values[node.args[1]]
-            self._place(node, self._conv(x, weight, None, stride, padding, dilation, groups), [x])
+            self._place(node, self._conv(x, weight, stride, padding, dilation, groups), [x])
         elif function is F.linear:
-            self._place(node, self._affine(self.values[node.args[1]], None), [x])
+            self._place(node, self._affine(self.values[node.args[1]]), [x])
         elif function in (operator.add, operator.iadd, torch.add, "add", "add_"):
             self._add(node)
         elif function in (operator.mul, torch.mul, "mul"):
@@ -100,7 +100,7 @@ class Writer:
             self._slice(node, value)
         elif function is F.pad and not any(node.args[1][:-1]) and len(node.args[1]) == 6:
             self._place(node, self._embed(x, value.shape[1]), [x])
-        elif function in (F.avg_pool2d,):
+        elif function is F.avg_pool2d:
             options = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True}
             options |= dict(zip(options, node.args[2:], strict=False)) | dict(node.kwargs)
             self._pool(node, x, node.args[1], *list(options.values())[:4])
@@ -126,21 +126,20 @@ class Writer:
         tau = one / np.float32(1 - layer.leak)
         return self.nir.LIF(tau=tau, r=tau, v_leak=zero, v_threshold=threshold, v_reset=zero)
 
-    def _conv(self, x: fx.Node, weight, bias, stride, padding, dilation, groups):
-        bias = np.zeros(len(weight), "f4") if bias is None else bias
-        shape = tuple(self.values[x].shape[2:])
-        return self.nir.Conv2d(shape, _array(weight), stride, padding, dilation, groups, _array(bias))
+    def _conv(self, x: fx.Node, weight: torch.Tensor, stride, padding, dilation, groups):
+        shape, bias = tuple(self.values[x].shape[2:]), np.zeros(len(weight), "f4")
+        return self.nir.Conv2d(shape, _array(weight), stride, padding, dilation, groups, bias)
 
-    def _affine(self, weight, bias):
-        return self.nir.Affine(_array(weight), np.zeros(len(weight), "f4") if bias is None else _array(bias))
+    def _affine(self, weight: torch.Tensor):
+        return self.nir.Affine(_array(weight), np.zeros(len(weight), "f4"))
 
     def _embed(self, x: fx.Node, outputs: int, first: int = 0, factor: float = 1.0, stride: int = 1):
         """Channels of `x`, times a factor, at the places from `first` on of `outputs` channels."""
         inputs = self.values[x].shape[1]
         matrix = factor * torch.eye(outputs, inputs).roll(first, 0)
         if self.values[x].dim() == 2:
-            return self._affine(matrix, None)
-        return self._conv(x, matrix[:, :, None, None], None, stride, 0, 1, 1)
+            return self._affine(matrix)
+        return self._conv(x, matrix[:, :, None, None], stride, 0, 1, 1)
 
     def _add(self, node: fx.Node) -> None:
         known = [x for x in node.args[:2] if x in self.sources]
@@ -205,8 +204,8 @@ class Writer:
         raise ValueError(f"NIR cannot carry {what}, at {node.name}; see snnkit.exchange for what it carries")
 
 
-def _array(tensor) -> np.ndarray:
-    return tensor.detach().cpu().float().numpy() if isinstance(tensor, torch.Tensor) else tensor
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().float().numpy()
 
 
 def _pair(value) -> np.ndarray:

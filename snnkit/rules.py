@@ -89,9 +89,11 @@ def _refusal(trace: Trace, node: fx.Node, allow_bias: bool) -> Finding | None:
         remedy = "use average pooling and train again, see snnkit.convert.replace_max_pool"
         return because("is max-pooling", "SN section 4.3.2", remedy)
     if trace.is_a(node, tracing.FACTORS):
-        if any(isinstance(x, numbers.Number) for x in node.args[:2]):
-            return None
-        return because("multiplies two tensors", "", "use sums or concatenations of branches")
+        if not any(isinstance(x, numbers.Number) for x in node.args[:2]):
+            return because("multiplies or divides two tensors", "", "use sums or concatenations of branches")
+        if node.target in tracing.DIVISIONS and isinstance(node.args[0], numbers.Number):
+            return because("divides by a tensor", "", "use sums or concatenations of branches")
+        return None
     if trace.is_a(node, tracing.JOINS) and any(isinstance(x, numbers.Number) for x in _summands(node)):
         return because("adds a constant", "", "make it the bias of a layer, and pass allow_bias=True")
     if trace.is_a(node, (*tracing.RELUS, *tracing.LINEAR, *tracing.JOINS)):

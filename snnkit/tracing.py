@@ -30,7 +30,8 @@ AVERAGE_POOLS = (
     *(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
 )
 PADS = (F.pad, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
-FACTORS = (operator.mul, operator.truediv, torch.mul, torch.div, "mul", "div")  # of a tensor and a number
+DIVISIONS = (operator.truediv, torch.div, "div")
+FACTORS = (operator.mul, torch.mul, "mul", *DIVISIONS)  # of a tensor and a number
 SUMS = (torch.mean, torch.sum, "mean", "sum")
 RESHAPES = (
     *(nn.Flatten, nn.Identity, torch.flatten, torch.permute, torch.transpose, torch.chunk, torch.split, torch.squeeze),

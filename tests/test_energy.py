@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from snnkit import convert, energy, models, simulate
+from snnkit import convert, models, simulate
 from snnkit.energy import TABLES, Account, Row, account
 from snnkit.neurons import IF, LIF
 
@@ -182,4 +182,3 @@ def test_bad_arguments_get_one_clear_line():
     with pytest.raises(ValueError, match="Poisson coding needs values in"):
         account(snn, x + 3, 4)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in snn.modules())
-    assert energy.TABLES["fp32"].source

@@ -254,7 +254,8 @@ class Odd(nn.Module):
 
 REFUSED = {
     "max-pool": (lambda s, x: s.conv(F.max_pool2d(x, 2)), r"max_pool2d \(test_graph.py, line \d+\) is max-pooling"),
-    "product": (lambda s, x: s.conv(x * x), r"mul \(test_graph.py, line \d+\) multiplies two tensors"),
+    "product": (lambda s, x: s.conv(x * x), r"mul \(test_graph.py, line \d+\) multiplies or divides two"),
+    "quotient": (lambda s, x: s.conv(2.0 / x), r"truediv \(test_graph.py, line \d+\) divides by a tensor"),
     "constant": (lambda s, x: s.conv(x + 1.0), r"add \(test_graph.py, line \d+\) adds a constant"),
     "parameter": (lambda s, x: s.conv(x + s.conv.weight[0, 0, 0, 0]), "is a parameter or constant used directly"),
     "activation": (lambda s, x: s.conv(F.gelu(x)), r"gelu \(.*\) is gelu, which has no spiking counterpart"),
