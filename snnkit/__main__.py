@@ -108,10 +108,10 @@ def convert(options) -> None:
     deviation = _by_channel("std", options.std)
     if not bool((deviation > 0).all()):
         raise ValueError(f"std is {min(options.std):g}; it must be above 0")
-    train_split = data.load(source, "train", limit=None, size=size, mean=mean)
-    calibration = train_split.subset(min(options.calibration, len(train_split)))
-    test = data.load(source, "test", size=size, mean=train_split.mean)
-    test = test.subset(min(options.limit, len(test)))
+    most = {"train": options.calibration, "test": options.limit}
+    limits = {split: min(limit, data.count(source, split)) for split, limit in most.items()}
+    calibration = data.load(source, "train", limit=limits["train"], size=size, mean=mean)
+    test = data.load(source, "test", limit=limits["test"], size=size, mean=calibration.mean)
     report = convert_and_report(
         loaded.net,
         calibration.images / deviation,

@@ -108,8 +108,7 @@ def load(
         raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
-    roots = [Path(root).expanduser()] if root is not None else [folder / "cache" for folder in data_roots()]
-    root = next((r for r in roots if any((r / folder).is_dir() for folder in FOLDERS.get(name, ()))), roots[0])
+    root = _root(name, root)
     source = _source(name, split, root, size, download)
     chosen = source.members(split)
     if limit is not None:
@@ -126,6 +125,17 @@ def load(
             f"mean has shape {tuple(mean.shape)}; the images of {name} at size {size} are {tuple(pixels.shape[1:])}"
         )
     return Split(pixels, source.labels[chosen], mean, source.classes, chosen, name, source.label, split)
+
+
+def count(name: str, split: str, root: str | Path | None = None) -> int:
+    """How many images `load` would give without a limit; no image is read."""
+    return len(_source(name, split, _root(name, root), 32, False).members(split))
+
+
+def _root(name: str, root: str | Path | None) -> Path:
+    """The folder of the data sets: as given, else the first that has this one, else the first."""
+    roots = [Path(root).expanduser()] if root is not None else [folder / "cache" for folder in data_roots()]
+    return next((r for r in roots if any((r / folder).is_dir() for folder in FOLDERS.get(name, ()))), roots[0])
 
 
 def _mean(source: _Source, members: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,11 @@ class Table:
     ac: float
     source: str
 
+    @property
+    def break_even(self) -> float:
+        """ACs a MAC at which an SNN costs as much as its ANN: spikes an input neuron over all steps."""
+        return self.mac / self.ac
+
 
 TABLES = {
     "int32": Table(3.2, 0.1, "32-bit integers, BR Table I (SN's preprint gives the same numbers as floating point)"),
@@ -78,10 +83,6 @@ class Account:
     def ratio(self, table: str | Table = "int32", estimated: bool = False) -> float:
         """How many times more the ANN of the same shape needs: E_ANN / E_SNN (BR eq. 11)."""
         return self.macs * _table(table).mac / self.picojoules(table, estimated)
-
-    def break_even(self, table: str | Table = "int32") -> float:
-        """ACs a MAC at which an SNN costs as much as its ANN: spikes an input neuron over all steps."""
-        return _table(table).mac / _table(table).ac
 
 
 def account(

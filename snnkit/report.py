@@ -92,7 +92,7 @@ class Report:
             ann, snn = account.macs * table.mac, account.picojoules(name)
             rows.append(
                 f"| {name}: {table.mac:g} pJ a MAC, {table.ac:g} an AC | {_joules(ann)} | {_joules(snn)} "
-                f"| {account.ratio(name):.3g} | {account.break_even(name):.3g} spikes |"
+                f"| {account.ratio(name):.3g} | {table.break_even:.3g} spikes |"
             )
         return (
             f"## Energy of one image, {account.timesteps} steps\n\n{account.macs / 1e6:,.1f} M MACs as an ANN; "
@@ -162,7 +162,8 @@ def convert_and_report(
         scores = torch.cat([net(part) for part in images.split(100)])
     if labels is not None and int(labels.max()) >= scores.shape[1]:
         raise ValueError(f"the labels go up to {int(labels.max())}, but the net tells {scores.shape[1]} classes apart")
-    split = _Images(images, scores.argmax(-1) if labels is None else labels)
+    answers = scores.argmax(-1)
+    split = _Images(images, answers if labels is None else labels)
     if say:
         say(str(estimate(spiking, images[:COUNTED], len(images) * at[-1], precision)))
     outcome = evaluate.over_time(spiking, split, at, seed=seed, coding=coding, precision=precision, say=say)
@@ -175,5 +176,5 @@ def convert_and_report(
         f"{outcome.precision}, seed {seed}; operations counted on {len(images[:COUNTED])} images; "
         f"{duration(time.perf_counter() - start)}."
     )
-    right = scores.argmax(-1) == split.labels
+    right = answers == split.labels
     return Report(name or type(net).__name__, findings, conversion, labels is not None, right, outcome, account, note)

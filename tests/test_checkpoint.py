@@ -143,3 +143,26 @@ def test_a_net_of_two_kinds_of_neurons_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"mixes neurons .*\(0\.5, 'zero'\), \(1\.0, 'zero'\)"):
         checkpoint.save(tmp_path / "net.safetensors", net)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_converted_net_of_ones_own_with_biases_comes_back(images, tmp_path):
+    def own():
+        layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)]
+        return checkpoint.round_to_half(nn.Sequential(*layers))
+
+    torch.manual_seed(1)
+    spiking = convert.to_spiking(own(), images, "data", allow_bias=True, equalise=False)
+    path = checkpoint.save(tmp_path / "own.safetensors", spiking)
+    loaded = checkpoint.load(path, own()).net
+    assert loaded.meta["conversion"] == spiking.meta["conversion"]
+    with torch.no_grad():
+        found, expected = (simulate(net, images, 10, coding="constant").output for net in (loaded, spiking))
+    assert torch.equal(found, expected)
+
+
+def test_a_net_with_folded_batch_norm_is_not_stored(images, tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    spiking = convert.to_spiking(net, images, "data", allow_bias=True, fold_batchnorm=True)
+    with pytest.raises(ValueError, match="folded batch-norm cannot be stored; store the ANN"):
+        checkpoint.save(tmp_path / "own.safetensors", spiking)
+    assert not list(tmp_path.iterdir())

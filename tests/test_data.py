@@ -243,6 +243,7 @@ def test_a_folder_of_images_alone_has_one_class(tmp_path):
     parts = [load(tmp_path, split) for split in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [16, 2, 2]
     assert {part.classes for part in parts} == {(data.UNLABELLED,)}
+    assert data.count(f"imagefolder:{tmp_path}", "train") == 16
     assert len({int(index) for part in parts for index in part.indices}) == 20
 
 
