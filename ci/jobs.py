@@ -151,7 +151,7 @@ def require_writable(folder: Path) -> None:
 def _fingerprint(root: Path, results: bool) -> str:
     """Hash of what chapters depend on: the module, lock file, data (`results` or not), data sets, Python, torch."""
     data = Path(os.environ.get("SNNKIT_DATA") or root / "data").expanduser()
-    code = [path for path in (root / "snnkit").glob("*") if path.suffix in CODE]
+    code = [path for path in (root / "snnkit").rglob("*") if path.suffix in CODE]
     apart = {data / "cache"} | (set() if results else {data / "results"})
     kept = [path for path in data.rglob("*") if path.is_file() and apart.isdisjoint(path.parents)]
     digest = hashlib.sha256()

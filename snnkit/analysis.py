@@ -43,10 +43,9 @@ def microscope(
     """
     conversion = spiking.meta["conversion"]
     graph = SiteGraph(net, conversion["fold_batchnorm"], conversion["allow_bias"])
-    expected, values, scales = {}, {graph.image: images}, {graph.image: 1.0}
+    expected, values, scales = {}, {graph.image: images}, graph.scales(conversion["thresholds"])
     for site in graph.sites:
         values[site.relu] = graph.part(site)(*(values[source] for source in site.sources)).relu()
-        scales[site.relu] = conversion["thresholds"][site.key] * graph.scale(site.input, scales)
         expected[site.key] = values[site.relu] / scales[site.relu]
 
     counts: dict[str, torch.Tensor] = {}

@@ -191,7 +191,7 @@ def to_spiking(
 def _with_neurons(graph: SiteGraph, thresholds: dict, make: Callable, readout: str, equalise: bool) -> fx.GraphModule:
     """The graph again, every site of which fires, the output if the readout is "spikes"."""
     sites = {site.relu or "output": site for site in graph.sites}
-    new, copies, scales = fx.Graph(), {}, {graph.image: 1.0}
+    new, copies, scales = fx.Graph(), {}, graph.scales(thresholds)
 
     def fire(site: Site) -> fx.Node:
         layer = make(thresholds[site.key])
@@ -202,7 +202,6 @@ def _with_neurons(graph: SiteGraph, thresholds: dict, make: Callable, readout: s
     for node in graph.module.graph.nodes:
         if node in sites:
             copies[node] = fire(sites[node])
-            scales[node] = thresholds[sites[node].key] * graph.scale(sites[node].input, scales)
         elif node.op == "output":
             fires = readout == "spikes" and "output" in sites
             new.output(fire(sites["output"]) if fires else copies[node.args[0]])

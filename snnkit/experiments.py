@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import torch
@@ -11,88 +12,101 @@ from snnkit.data import Split
 from snnkit.evaluate import Outcome, interval, mean_over_seeds, paired_difference
 
 
+def command(chapter: str, dataset: str, **parameters) -> str:
+    """The shell command that runs `chapter` on `dataset` with these parameters again."""
+    profile = dataset.removesuffix("-jpeg")
+    given = "".join(f" -p {name}={_quoted(value)}" for name, value in parameters.items())
+    return f".venv/bin/python ci/book.py run {chapter} --profile {profile}{given}"
+
+
 def record_conversion(
-    run: str,
+    id: str,
+    what: str,
     outcomes: Sequence[Outcome],
     ann: torch.Tensor,
     thresholds: dict[str, float],
     split: Split,
-    net_name: str,
-    calibration_images: int,
-    calibration_timesteps: int,
+    *,
+    command: str,
+    note: str,
+    rows: dict[str, str] | None = None,
+    accuracies: dict[int | None, str] | None = None,
+    more: dict | None = None,
 ) -> dict:
-    """Record one conversion run, "method/reset", as `02_spike_norm/DATA/method-reset`; return the record.
+    """Record one conversion under `id` and return the record.
 
     `outcomes`: one `evaluate.Outcome` a seed, seeds 0, 1, ...; `ann` bool [images], the ANN's answers on `split`, whose
-    first images the runs saw. The value is the accuracy after all steps, read from the membrane, in percent. Spike-Norm
-    with reset to zero also fills the rows of SN's Table 1 and section 7.2, read out by spikes as SN does.
+    first images the runs saw. The value is the accuracy after all steps, read from the membrane, in percent; the
+    details hold the curve, thresholds, rates and `more`. `rows` {"snn", "ann" or "loss": ledger id} also records rows
+    of a paper's table, errors in percent, read out by spikes where the runs have that; `accuracies` {time steps, None
+    for the ANN: ledger id} records rows in percent correct, read from the membrane.
+
+    Raises ValueError for another kind of row, or for time steps that the runs did not note.
     """
-    count, at = len(outcomes[0].correct), outcomes[0].at
-    seen, ann = split.first(count), ann[:count]
+    first, rows, accuracies = outcomes[0], rows or {}, accuracies or {}
+    if unknown := set(rows) - {"snn", "ann", "loss"}:
+        raise ValueError(f"unknown rows {', '.join(sorted(unknown))}; use 'snn', 'ann' and 'loss'")
+    if unknown := set(accuracies) - {None, *first.at}:
+        raise ValueError(f"no answers after {unknown.pop()} steps; the runs noted {', '.join(map(str, first.at))}")
+    seen, ann = split.first(len(first.correct)), ann[: len(first.correct)]
     membrane = mean_over_seeds([outcome.correct for outcome in outcomes])
-    by_spikes = mean_over_seeds([outcome.correct_by_spikes for outcome in outcomes])
-    difference = paired_difference(outcomes[0].correct[:, -1], ann)
-    profile = split.name.removesuffix("-jpeg")
     common = {
-        "command": f".venv/bin/python ci/book.py run 02_spike_norm --profile {profile} -p runs='[\"{run}\"]'",
+        "command": command,
         "seed": 0,
-        "count": count,
+        "count": len(ann),
         "seconds": sum(outcome.seconds for outcome in outcomes),
         "data": seen.describe(),
+        "note": f"{note}, precision {first.precision}, {len(outcomes)} seed(s)",
     }
-    note = (
-        f"{net_name}, T = {at[-1]}, thresholds from {calibration_images} training images"
-        + (f" x {calibration_timesteps} steps" if run.startswith("spike-norm") else "")
-        + f", precision {outcomes[0].precision}, {len(outcomes)} seed(s)"
-    )
+    details = {
+        "at": first.at,
+        "accuracy": _percent(membrane.mean),
+        "intervals": list(zip(_percent(membrane.low), _percent(membrane.high), strict=True)),
+        "ann": _percent(ann.double().mean()),
+        "difference": [_percent(value) for value in paired_difference(first.correct[:, -1], ann)],
+        "thresholds": thresholds,
+        "rates": first.rates,
+    }
+    wrong, readout = ~first.correct[:, -1], "membrane readout"
+    if first.correct_by_spikes is not None:
+        by_spikes = mean_over_seeds([outcome.correct_by_spikes for outcome in outcomes])
+        details["accuracy_by_spikes"] = _percent(by_spikes.mean)
+        wrong, readout = ~first.correct_by_spikes[:, -1], "spike readout"
     entry = ledger.record(
-        f"02_spike_norm/{profile}/{run.replace('/', '-')}",
+        id,
         _percent(membrane.mean[-1]),
         unit="% accuracy",
-        what=f"{net_name} as an SNN, {run.replace('/', ', reset ')}, membrane readout, T = {at[-1]}",
+        what=f"{what}, membrane readout, T = {first.at[-1]}",
         interval=(_percent(membrane.low[-1]), _percent(membrane.high[-1])),
-        note=note,
-        details={
-            "at": at,
-            "accuracy": _percent(membrane.mean),
-            "intervals": list(zip(_percent(membrane.low), _percent(membrane.high), strict=True)),
-            "accuracy_by_spikes": _percent(by_spikes.mean),
-            "ann": _percent(ann.double().mean()),
-            "difference": [_percent(value) for value in difference],
-            "thresholds": thresholds,
-            "rates": outcomes[0].rates,
-        },
+        details=details | (more or {}),
         **common,
     )
-    method, reset = run.split("/")
-    row = {"spike-norm": "spike-norm", "data": "data-based"}.get(method)
-    if row and reset == "zero":
-        wrong = ~outcomes[0].correct_by_spikes[:, -1]
-        loss = paired_difference(wrong, ~ann)
-        where = {"unit": "% error", "note": note, **common}
+    for kind, row in rows.items():
+        value = {"snn": wrong, "ann": ~ann}.get(kind)
+        mean = paired_difference(wrong, ~ann) if value is None else (value.double().mean(), *interval(value))
+        described = {
+            "snn": f"{what}, {readout}, T = {first.at[-1]}",
+            "ann": "the same net as an ANN, the same images",
+            "loss": f"{what}, {readout}: SNN error minus ANN error, paired, T = {first.at[-1]}",
+        }[kind]
+        unit = "points of error" if kind == "loss" else "% error"
         ledger.record(
-            f"SN/table1/cifar10-vgg16/{row}",
-            _percent(wrong.double().mean()),
-            what=f"{net_name} (a smaller net), {method}, reset to zero, spike readout, T = {at[-1]}",
-            interval=tuple(map(_percent, interval(wrong))),
-            **where,
+            row, _percent(mean[0]), unit=unit, what=described, interval=tuple(map(_percent, mean[1:])), **common
         )
+    for steps, row in accuracies.items():
+        if steps is None:
+            mean, described = (ann.double().mean(), *interval(ann)), "the same net as an ANN, the same images"
+        else:
+            mean = [values[first.at.index(steps)] for values in membrane]
+            described = f"{what}, membrane readout, T = {steps}"
         ledger.record(
-            f"SN/section7.2/cifar10-vgg16/{row}-loss",
-            _percent(loss.mean),
-            what=f"{net_name} (a smaller net), SNN error minus ANN error, paired, T = {at[-1]}",
-            interval=(_percent(loss.low), _percent(loss.high)),
-            **where | {"unit": "points of error"},
+            row, _percent(mean[0]), unit="% accuracy", what=described, interval=tuple(map(_percent, mean[1:])), **common
         )
-        if method == "spike-norm":
-            ledger.record(
-                "SN/table1/cifar10-vgg16/ann",
-                _percent((~ann).double().mean()),
-                what=f"{net_name} (a smaller net) as an ANN, the same images",
-                interval=tuple(map(_percent, interval(~ann))),
-                **where,
-            )
     return entry
+
+
+def _quoted(value) -> str:
+    return str(value) if isinstance(value, str | int | float) else f"'{json.dumps(value)}'"
 
 
 def _percent(share):

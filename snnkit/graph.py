@@ -20,7 +20,7 @@ from snnkit.rules import refusals, summary
 from snnkit.surgery import fold
 from snnkit.tracing import FUNCTIONAL_WEIGHTED, JOINS, RELUS, WEIGHTED, Trace
 
-Scales = dict[fx.Node, float]  # of what the image and the sites give: the value of one spike
+Scales = dict[fx.Node | None, float]  # of what the image and the sites give: the value of one spike
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,15 @@ class SiteGraph(Trace):
     def scale(self, node: fx.Node, scales: Scales) -> float:
         """The value that one spike has in what `node` gives: that of its main branch."""
         while node not in scales:
-            node = self._main(node)
+            node = self.main(node)
         return scales[node]
+
+    def scales(self, thresholds: dict[str, float]) -> Scales:
+        """What one spike stands for: of the image, and of each site by its ReLU call, None at the output."""
+        scales = {self.image: 1.0}
+        for site in self.sites:
+            scales[site.relu] = thresholds[site.key] * self.scale(site.input, scales)
+        return scales
 
     def part(self, site: Site, scales: Scales | None = None, equalise: bool = True) -> fx.GraphModule:
         """A module: what the `sources` of `site` give -> the input of its neurons.
@@ -98,7 +105,7 @@ class SiteGraph(Trace):
             constant = graph.call_function(torch.unsqueeze, (constant, -1))
         return graph.call_function(operator.add, (currents, constant))
 
-    def _main(self, node: fx.Node) -> fx.Node:
+    def main(self, node: fx.Node) -> fx.Node:
         """The operand whose scale `node` takes: one with weights, else the first."""
         operands = self.operands(node)
         return next((operand for operand in operands if self._is_weighted(operand)), operands[0])

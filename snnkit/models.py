@@ -77,7 +77,7 @@ TOPOLOGIES: dict[str, list[Layer]] = {
     ],
     # BR Table III, ANN-to-SNN conversion
     "vgg7-conversion": [*_convs(64, 64, 64, 64, 64), *_CONVERSION_HEAD],
-    "vgg2x4-conversion": [conv(64), repeat(4, conv(64)), *_CONVERSION_HEAD],
+    **{f"vgg2x{n}-conversion": [conv(64), repeat(n, conv(64)), *_CONVERSION_HEAD] for n in range(1, 7)},  # BR: n = 4
     "vgg3x2-conversion": [conv(64), repeat(2, conv(64), conv(64)), *_CONVERSION_HEAD],
     # BR, approximate gradient descent
     "vgg5": [*_convs(64, 64), pool, *_convs(64, 64), pool, linear(512)],
@@ -91,6 +91,11 @@ TOPOLOGIES: dict[str, list[Layer]] = {
     ],
     "vgg8x2": [
         *_convs(64, 64), pool, *_convs(128, 128), pool, conv(256), repeat(2, conv(256)), pool, linear(1024),
+    ],
+    # SN section 5 (ImageNet)
+    "imagenet-vgg16-sn": [
+        *_convs(64, 64), pool, *_convs(128, 128), pool, *_convs(256, 256, 256), pool,
+        *_convs(512, 512, 512), pool, *_convs(512, 512, 512), pool, linear(4096), linear(4096),
     ],
     # BR Tables V and XVII, ImageNet at 224 px, as printed (so with two pools in a row at the end of the first two)
     "imagenet-vgg16": [

@@ -120,28 +120,45 @@ def test_a_conversion_record_holds_what_the_chapter_shows(digits, tmp_path, monk
     ]
     ann = torch.arange(len(digits)) < 9
 
-    def record(run):
-        experiments.record_conversion(run, outcomes, ann, {"conv1": 1.5}, digits, "net", 10, 20)
-        return ledger.ids(tmp_path / "results")
-
-    assert record("data/subtract") == ["02_spike_norm/digits/data-subtract"]
-    assert record("spike-norm/zero") == [
-        "02_spike_norm/digits/data-subtract",
-        "02_spike_norm/digits/spike-norm-zero",
-        "SN/section7.2/cifar10-vgg16/spike-norm-loss",
-        "SN/table1/cifar10-vgg16/ann",
-        "SN/table1/cifar10-vgg16/spike-norm",
-    ]
-    entry = ledger.load("02_spike_norm/digits/spike-norm-zero")
+    what, told = "net as an SNN", {"command": experiments.command("02", "cifar10-jpeg", runs=["a/zero"], images=7)}
+    told["note"] = "from 10 training images"
+    rows = {"snn": "SN/snn", "ann": "SN/ann", "loss": "SN/loss"}
+    given = (what, outcomes, ann, {"conv1": 1.5}, digits)
+    experiments.record_conversion("02/digits/alone", *given, **told)
+    assert ledger.ids(tmp_path / "results") == ["02/digits/alone"]
+    entry = experiments.record_conversion("02/digits/zero", *given, rows=rows, more={"energy": 2}, **told)
+    assert ledger.ids(tmp_path / "results") == ["02/digits/alone", "02/digits/zero", "SN/ann", "SN/loss", "SN/snn"]
     assert (entry["value"], entry["count"], entry["seconds"]) == (70.0, 10, 3.0)
     assert entry["data"].endswith("10 images")
-    assert "precision bf16, 2 seed(s)" in entry["note"]
-    assert "spike-norm/zero" in entry["command"]
+    assert entry["note"] == "from 10 training images, precision bf16, 2 seed(s)"
+    assert entry["command"] == """.venv/bin/python ci/book.py run 02 --profile cifar10 -p runs='["a/zero"]' -p images=7"""
     details = entry["details"]
     assert (details["at"], details["accuracy"], details["accuracy_by_spikes"]) == ([5, 30], [20.0, 70.0], [20.0, 60.0])
     assert (details["ann"], details["thresholds"], details["rates"]) == (90.0, {"conv1": 1.5}, {"conv1": 0.5})
     assert details["difference"][0] == pytest.approx(-10.0)
-    row = ledger.load("SN/table1/cifar10-vgg16/spike-norm")
-    assert (row["value"], row["unit"]) == (40.0, "% error")
-    assert ledger.load("SN/table1/cifar10-vgg16/ann")["value"] == 10.0
-    assert ledger.load("SN/section7.2/cifar10-vgg16/spike-norm-loss")["value"] == pytest.approx(30.0)
+    assert details["energy"] == 2
+    row = ledger.load("SN/snn")
+    assert (row["value"], row["unit"], row["what"]) == (40.0, "% error", "net as an SNN, spike readout, T = 30")
+    assert ledger.load("SN/ann")["value"] == 10.0
+    loss = ledger.load("SN/loss")
+    assert (loss["value"], loss["unit"]) == (pytest.approx(30.0), "points of error")
+    assert loss["interval"][0] < 30 < loss["interval"][1]
+    accuracies = {None: "BR/ann", 5: "BR/short", 30: "BR/long"}
+    experiments.record_conversion("02/digits/zero", *given, accuracies=accuracies, **told)
+    values = [(ledger.load(row)["value"], ledger.load(row)["unit"]) for row in ("BR/ann", "BR/short", "BR/long")]
+    assert values == [(90.0, "% accuracy"), (20.0, "% accuracy"), (70.0, "% accuracy")]
+    assert ledger.load("BR/short")["what"] == "net as an SNN, membrane readout, T = 5"
+    with pytest.raises(ValueError, match="no answers after 7 steps; the runs noted 5, 30"):
+        experiments.record_conversion("02/digits/zero", *given, accuracies={7: "BR/short"}, **told)
+    with pytest.raises(ValueError, match="unknown rows error; use 'snn', 'ann' and 'loss'"):
+        experiments.record_conversion("02/digits/zero", *given, rows={"error": "SN/e"}, **told)
+
+
+def test_without_output_neurons_the_rows_are_read_from_the_membrane(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
+    outcome = evaluate.Outcome((30,), torch.arange(10)[:, None] < 7, {"conv1": 0.5}, None, 2.0, "bf16")
+    told = {"command": "none", "note": "by hand", "rows": {"snn": "SN/snn"}}
+    entry = experiments.record_conversion("02/a", "net", [outcome], torch.ones(30).bool(), {}, digits, **told)
+    assert "accuracy_by_spikes" not in entry["details"]
+    row = ledger.load("SN/snn")
+    assert (row["value"], row["what"]) == (30.0, "net, membrane readout, T = 30")

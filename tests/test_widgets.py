@@ -12,9 +12,11 @@ import torch
 import traitlets
 
 import snnkit
-from snnkit import plots, widgets
+from snnkit import energy, models, plots, widgets
+from snnkit.explorer import LONGEST, SEEDS, uniform_draws
 
-FOLDER = Path(snnkit.__file__).parent
+FOLDER = Path(snnkit.__file__).parent / "explorers"
+MAKERS = [widgets.neuron_explorer, widgets.two_input_explorer, widgets.junction_explorer]
 
 
 def accuracy(timesteps=(10, 100), scales=(0.5, 1.0, 2.0), **changes):
@@ -23,31 +25,48 @@ def accuracy(timesteps=(10, 100), scales=(0.5, 1.0, 2.0), **changes):
     return widgets.accuracy_explorer(list(timesteps), list(scales), **arguments)
 
 
+def priced(name="vgg3", **options):
+    net = models.build("vgg3", width=0.25, in_channels=1, size=16)
+    return widgets.energy_explorer({name: energy.account(net, torch.zeros(1, 1, 16, 16))}, **options)
+
+
+def unrolled(passes=(1, 2)):
+    """Nets as chapter 04 gives them: the second has two passes through conv2."""
+    net = models.build("vgg3", width=0.25, in_channels=1, size=16)
+    account, nets = energy.account(net, torch.zeros(1, 1, 16, 16)), []
+    for n in passes:
+        keys = ["conv1", *([f"conv2#{k + 1}" for k in range(n)] if n > 1 else ["conv2"]), "fc1"]
+        values = {key: 1.0 + place for place, key in enumerate(keys)}
+        shared = {"parameters": 10, "unshared": 10 * n, "ann": 0.9, "accuracy": [0.5, 0.8], "account": account}
+        nets.append(shared | {"passes": n, "thresholds": values | {"fc2": 9.0}, "rates": values})
+    return widgets.unroll_explorer(nets, [10, 100], 50)
+
+
 def test_draws_are_one_fixed_grid_of_uniforms():
-    draws = widgets.uniform_draws(2)
-    assert draws.shape == (widgets.SEEDS, widgets.LONGEST, 2)
+    draws = uniform_draws(2)
+    assert draws.shape == (SEEDS, LONGEST, 2)
     assert draws.dtype == np.float32
     assert draws.min() >= 0
     assert draws.max() < 1
-    assert np.array_equal(draws, widgets.uniform_draws(2))
+    assert np.array_equal(draws, uniform_draws(2))
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    widgets.uniform_draws(2)
+    uniform_draws(2)
     assert torch.equal(before, torch.random.get_rng_state()), "the shared draws must leave torch's generator alone"
 
 
 def test_rows_of_the_draws_differ():
-    draws = widgets.uniform_draws(1)[..., 0]
-    assert np.abs(np.corrcoef(draws) - np.eye(widgets.SEEDS)).max() < 0.2  # 4.5 standard errors of 500 steps
+    draws = uniform_draws(1)[..., 0]
+    assert np.abs(np.corrcoef(draws) - np.eye(SEEDS)).max() < 0.2  # 4.5 standard errors of 500 steps
 
 
-@pytest.mark.parametrize(("make", "inputs"), [(widgets.neuron_explorer, 1), (widgets.two_input_explorer, 2)])
+@pytest.mark.parametrize(("make", "inputs"), zip(MAKERS, (1, 2, 1), strict=True))
 def test_the_widget_ships_the_draws(make, inputs):
-    shipped = np.frombuffer(make().draws, dtype="<f4").reshape(widgets.SEEDS, widgets.LONGEST, inputs)
-    assert np.array_equal(shipped, widgets.uniform_draws(inputs))
+    shipped = np.frombuffer(make().draws, dtype="<f4").reshape(SEEDS, LONGEST, inputs)
+    assert np.array_equal(shipped, uniform_draws(inputs))
 
 
-@pytest.mark.parametrize("make", [widgets.neuron_explorer, widgets.two_input_explorer, accuracy])
+@pytest.mark.parametrize("make", [*MAKERS, accuracy, priced, unrolled])
 def test_the_state_is_json_but_for_its_binary_traits(make):
     state = {name: value for name, value in make().get_state().items() if name != "layout"}
     binary = {name for name, value in state.items() if isinstance(value, bytes | memoryview)}
@@ -55,10 +74,16 @@ def test_the_state_is_json_but_for_its_binary_traits(make):
     json.dumps({name: value for name, value in state.items() if name not in binary}, allow_nan=False)
 
 
-@pytest.mark.parametrize("make", [widgets.neuron_explorer, widgets.two_input_explorer, accuracy])
-def test_all_explorers_share_one_script_and_one_style_sheet(make):
-    assert str(make()._esm) == (FOLDER / "explorers.js").read_text(encoding="utf-8")
-    assert str(make()._css) == (FOLDER / "explorers.css").read_text(encoding="utf-8")
+def test_an_explorer_carries_what_all_share_and_its_own(
+    base=(FOLDER / "base.js").read_text(encoding="utf-8"), files=sorted(FOLDER.glob("*.js"))
+):
+    explorers = [make() for make in (*MAKERS, accuracy, priced, unrolled)]
+    assert {explorer.explorer for explorer in explorers} | {"base"} == {file.stem for file in files}
+    for explorer in explorers:
+        own = (FOLDER / f"{explorer.explorer}.js").read_text(encoding="utf-8")
+        assert str(explorer._esm) == f"{base}\n{own}"
+        assert len(str(explorer._esm)) < 24_000, "every page with this explorer carries it"
+        assert str(explorer._css) == (FOLDER / "explorers.css").read_text(encoding="utf-8")
 
 
 def test_what_the_reader_chooses_is_read_and_set_by_name():
@@ -72,8 +97,8 @@ def test_what_the_reader_chooses_is_read_and_set_by_name():
 def test_sliders_take_their_bounds_from_the_traits():
     bounds = widgets.two_input_explorer().bounds
     assert bounds["threshold"] == [0.5, 4.0, 0.05]
-    assert bounds["timesteps"] == [1, widgets.LONGEST, 1]
-    assert bounds["seed"] == [0, widgets.SEEDS - 1, 1]
+    assert bounds["timesteps"] == [1, LONGEST, 1]
+    assert bounds["seed"] == [0, SEEDS - 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -155,5 +180,45 @@ def test_the_style_sheet_has_the_colours_of_the_figures():
         assert declared[name] == plots.COLOURS[name]
 
 
-def test_the_script_stays_small():
-    assert (FOLDER / "explorers.js").stat().st_size < 30_000  # every page with an explorer carries it
+def test_the_energy_explorer_has_the_layers_that_were_counted():
+    net = models.build("vgg3", width=0.25, in_channels=1, size=16)
+    explorer = priced("mine", timesteps=100, table="fp32", direct=True)
+    (offered,) = explorer.nets
+    assert (offered["name"], offered["layers"]) == ("mine", ["conv1", "conv2", "fc1", "fc2"])
+    assert offered["macs"][0] == net.conv1.weight.numel() * 16 * 16
+    assert [(t["mac"], t["ac"]) for t in explorer.tables] == [(t.mac, t.ac) for t in energy.TABLES.values()]
+    assert (explorer.net, explorer.table, explorer.timesteps, explorer.direct) == ("mine", "fp32", 100, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"timesteps": 7}, "timesteps is 7; the grid has 1, 2, 4"),
+        ({"rate": 0.3}, "rate is 0.3; the grid has 0.001"),
+        ({"table": "joules"}, "table is 'joules'; the grid has int32, fp32"),
+    ],
+)
+def test_the_energy_explorer_refuses_what_it_does_not_offer(change, line):
+    with pytest.raises(traitlets.TraitError, match=re.escape(line)):
+        priced(**change)
+    explorer = priced()
+    with pytest.raises(traitlets.TraitError, match=re.escape(line)):
+        explorer.set_trait(*next(iter(change.items())))
+    with pytest.raises(traitlets.TraitError, match="net is 'vgg99'; the grid has vgg3"):
+        explorer.net = "vgg99"
+
+
+def test_an_energy_explorer_without_nets_is_refused():
+    with pytest.raises(ValueError, match="accounts is empty; give"):
+        widgets.energy_explorer({})
+
+
+def test_the_unroll_explorer_has_a_bar_for_every_layer_and_pass():
+    explorer = unrolled()
+    assert (explorer.passes, explorer.at, explorer.timesteps, explorer.images) == (2, 100, [10, 100], 50)
+    once, twice = explorer.nets
+    assert (once["layers"], once["repeated"]) == (["1", "2", "fc1"], [False] * 3)
+    assert (twice["layers"], twice["repeated"]) == (["1", "2#1", "2#2", "fc1"], [False, True, True, False])
+    assert twice["thresholds"] == [1.0, 2.0, 3.0, 4.0], "neurons only, not the classifier"
+    with pytest.raises(traitlets.TraitError, match="passes is 3; the grid has 1, 2"):
+        explorer.passes = 3

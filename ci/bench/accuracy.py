@@ -9,7 +9,7 @@ import torch
 from snnkit import checkpoint, convert, data, evaluate, ledger, simulate
 from snnkit.cost import estimate
 
-NET, RECORD = "vgg9-cifar10", "02_spike_norm/cifar10/spike-norm-zero"  # its thresholds, measured in floating point
+NET, RECORD = "vgg9-cifar10", "02_spike_norm/vgg9-cifar10/spike-norm-zero"  # its thresholds, measured in floating point
 
 
 @torch.no_grad()

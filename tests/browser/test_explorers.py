@@ -6,17 +6,20 @@ import base64
 import itertools
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import snnkit
-from snnkit import coding, neurons, simulate, widgets
+from snnkit import coding, convert, energy, grids, junctions, models, neurons, simulate, widgets
+from snnkit.explorer import SEEDS, uniform_draws
 
-SOURCE = (Path(snnkit.__file__).parent / "explorers.js").read_text(encoding="utf-8")
+SOURCES = {
+    "neuron": str(widgets.NeuronExplorer._esm),
+    "two-input": str(widgets.TwoInputExplorer._esm),
+    "junction": str(widgets.JunctionExplorer._esm),
+}
 IMPORT = """async (source) => {
     window.explorers = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
 }"""
@@ -30,7 +33,7 @@ def module(chromium):
     """module(source) -> a page that imported it as `explorers`, opened nowhere: there is no network to reach."""
     pages = []
 
-    def load(source: str = SOURCE):
+    def load(source: str = SOURCES["neuron"]):
         pages.append(chromium.new_page())
         pages[-1].evaluate(IMPORT, source)
         return pages[-1]
@@ -45,11 +48,11 @@ def module(chromium):
 
 def neuron_cases() -> list[dict]:
     """Currents and settings over a grid of weights, thresholds, leaks and resets, driven by the shared draws."""
-    uniforms = torch.from_numpy(widgets.uniform_draws(1))[:, :80]  # [seeds, T, 1]
+    uniforms = torch.from_numpy(uniform_draws(1))[:, :80]  # [seeds, T, 1]
     grid = itertools.product(WEIGHTS, THRESHOLDS, (1.0, 0.9), neurons.RESETS, (0.4, -0.55, 1.0))
     cases = []
     for case, (weight, threshold, leak, reset, x) in enumerate(grid):
-        spikes = coding.spikes_from_uniforms(torch.tensor([x], dtype=torch.float64), uniforms[case % widgets.SEEDS])
+        spikes = coding.spikes_from_uniforms(torch.tensor([x], dtype=torch.float64), uniforms[case % SEEDS])
         currents = (weight * spikes[:, 0]).tolist()
         cases.append({"currents": currents, "threshold": threshold, "leak": leak, "reset": reset})
     return cases
@@ -84,7 +87,7 @@ def simulated_spikes(currents: torch.Tensor, threshold, reset: str) -> torch.Ten
 
 
 def test_javascript_codes_the_same_spikes(module):
-    uniforms = widgets.uniform_draws(1)[..., 0]
+    uniforms = uniform_draws(1)[..., 0]
     given = [[x, row.tolist()] for x, row in itertools.product(INTENSITIES, uniforms)]
     ours = module().evaluate("(given) => given.map(([x, uniforms]) => explorers.poisson(x, uniforms))", given)
     for (x, row), spikes in zip(given, ours, strict=True):
@@ -107,8 +110,8 @@ def test_javascript_neuron_equals_snnkit_step_by_step(module):
     ],
 )
 def test_the_comparison_notices_broken_javascript(module, right, wrong):
-    assert right in SOURCE
-    assert largest_difference(module(SOURCE.replace(right, wrong)), neuron_cases()) > 0.01
+    assert right in SOURCES["neuron"]
+    assert largest_difference(module(SOURCES["neuron"].replace(right, wrong)), neuron_cases()) > 0.01
 
 
 def test_javascript_neuron_equals_simulate(module):
@@ -124,7 +127,7 @@ def test_javascript_neuron_equals_simulate(module):
 
 
 def test_rate_curve_is_that_of_simulated_neurons(module):
-    uniforms = torch.from_numpy(widgets.uniform_draws(1)[3, :120])  # [T, 1]
+    uniforms = torch.from_numpy(uniform_draws(1)[3, :120])  # [T, 1]
     page = module()
     for weight, threshold, reset in itertools.product(WEIGHTS, THRESHOLDS, neurons.RESETS):
         settings = {"weight": weight, "threshold": threshold, "reset": reset}
@@ -142,9 +145,9 @@ def test_clipped_relu_is_the_relu_that_a_spike_rate_can_say(module):
 
 
 def test_two_inputs_lose_the_evidence_that_simulate_loses(module):
-    uniforms = widgets.uniform_draws(2)
+    uniforms = uniform_draws(2)
     inputs = torch.tensor([0.5, 1.0], dtype=torch.float64)
-    page = module()
+    page = module(SOURCES["two-input"])
     for seed, threshold, reset in itertools.product((0, 7), (0.5, 1.0, 1.5, 1.55, 2.0, 3.0), neurons.RESETS):
         currents = coding.spikes_from_uniforms(inputs, torch.from_numpy(uniforms[seed])).sum(1, keepdim=True)  # [T, 1]
         given = [uniforms[seed].ravel().tolist(), threshold, reset]
@@ -161,14 +164,114 @@ def test_two_inputs_lose_the_evidence_that_simulate_loses(module):
 
 def test_one_and_a_half_loses_a_third_of_the_evidence_and_two_much_less(module):
     """Reset to zero: the membrane's Markov chain fires at 2/3 of the steps for both thresholds, so 1 and 4/3 of 1.5."""
-    rows = [row.ravel().tolist() for row in widgets.uniform_draws(2)]
-    page = module()
+    rows = [row.ravel().tolist() for row in uniform_draws(2)]
+    page = module(SOURCES["two-input"])
     for threshold, reset, expected in ((1.5, "zero", 1.0), (2.0, "zero", 4 / 3), (2.0, "subtract", 1.5)):
         passed = page.evaluate(
             "([rows, ...rest]) => rows.map((u) => explorers.evidence(explorers.twoInputs(u).currents, ...rest).passed)",
             [rows, threshold, reset],
         )
         assert np.mean(passed) == pytest.approx(expected, abs=0.03)  # 5000 steps: 4 standard errors
+
+
+class Chain(nn.Module):
+    """The net of the junction explorer: a first neuron and residual units on one pixel."""
+
+    def __init__(self, units: int, weight: float, junction: bool):
+        super().__init__()
+        self.stem, self.out = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        self.inner = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(units))
+        self.outer = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(units))
+        self.junction = nn.ReLU() if junction else nn.Identity()
+        for layers, value in ((self.inner, 1.6), (self.outer, weight / 1.6), ([self.stem], 2.0), ([self.out], 1.0)):
+            for layer in layers:
+                nn.init.constant_(layer.weight, value)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        for inner, outer in zip(self.inner, self.outer, strict=True):
+            x = self.junction(outer(inner(x).relu()) + x)
+        return self.out(x)
+
+
+def chain_cases():
+    rules, both = ("balanced", "gains", "unity", "plain"), (True, False)
+    for rule, junction, units, reset in itertools.product(rules, both, (1, 3, 6), neurons.RESETS):
+        weight = 0.25 * (1 + units % 4)
+        yield {"rule": rule, "junction": junction, "units": units, "reset": reset, "weight": weight}
+
+
+def chain_of(settings: dict, thresholds: list[float]) -> tuple[nn.Module, nn.Module]:
+    """The ANN and the SNN that the explorer simulates with these settings, in float64."""
+    net = Chain(settings["units"], settings["weight"], settings["junction"]).double()
+    keys = ["stem"]
+    for unit in range(settings["units"]):
+        keys += [f"inner.{unit}"] + [f"outer.{unit}"] * settings["junction"]
+    named = dict(zip(keys, thresholds, strict=True)) | {"out": 1.0}
+    gains = settings["rule"] == "gains"
+    return net, convert.to_spiking(net, thresholds=named, reset=settings["reset"], equalise=gains)
+
+
+@torch.no_grad()
+def test_the_chain_of_units_is_that_of_simulate(module):
+    page = module(SOURCES["junction"])
+    for case, settings in enumerate(chain_cases()):
+        uniforms = torch.from_numpy(uniform_draws(1)[case % SEEDS, :150])
+        train = coding.spikes_from_uniforms(torch.tensor([0.4], dtype=torch.float64), uniforms)  # [T, 1]
+        given = [train[:, 0].tolist(), settings | {"intensity": 0.4}]
+        ours = page.evaluate("(given) => explorers.residualChain(...given)", given)
+        net, spiking = chain_of(settings, ours["thresholds"])
+        expected = simulate(spiking, train[:, None], 150, coding=None).output[:, 0, 0]
+        assert ours["chain"][-1]["after"] == pytest.approx(expected.tolist(), abs=1e-6), settings
+        assert sum(ours["chain"][-1]["after"]) > 0
+        assert ours["chain"][-1]["value"] == pytest.approx(net(torch.full((1, 1), 0.4).double()).item())
+
+
+def test_both_paths_of_a_junction_are_those_of_snnkit(module):
+    """Intensity 1: the pixel spikes at every step, whoever draws."""
+    page, image = module(SOURCES["junction"]), torch.ones(1, 1, dtype=torch.float64)
+    for settings in chain_cases():
+        given = [[1] * 60, settings | {"intensity": 1}]
+        ours = page.evaluate("(given) => explorers.residualChain(...given)", given)
+        net, spiking = chain_of(settings, ours["thresholds"])
+        if settings["rule"] in ("balanced", "gains"):
+            found = convert.spike_norm(
+                net, image, 60, settings["reset"], coding="constant", equalise=settings["rule"] == "gains"
+            )
+            assert list(found.values())[:-1] == pytest.approx(ours["thresholds"], abs=1e-6), settings
+        found = junctions.junctions(net, spiking, image, 60)
+        assert len(found) == len(ours["chain"])
+        for unit, (residual, shortcut) in zip(ours["chain"], found.values(), strict=True):
+            for name, path in (("residual", residual), ("shortcut", shortcut)):
+                assert unit["share"][name] == pytest.approx(path.share.tolist(), abs=1e-6), settings
+                if path.gain:
+                    arrival = page.evaluate("(share) => explorers.arrival(share)", unit["share"][name])
+                    assert arrival == pytest.approx({"gain": path.gain, "delay": path.delay}, abs=1e-5)
+
+
+def test_the_energy_of_the_explorer_is_that_of_account(module):
+    page = module(str(grids.EnergyExplorer._esm))
+    macs = [3e5, 2.5e6, 1e4]
+    for name, table in energy.TABLES.items():
+        for timesteps, rate, direct in itertools.product((1, 40, 2500), (0.001, 0.2, 1.0), (True, False)):
+            settings = {"timesteps": timesteps, "rate": rate, "mac": table.mac, "ac": table.ac, "direct": direct}
+            ours = page.evaluate("(given) => explorers.energyOf(...given)", [macs, settings])
+            rows = [
+                energy.Row(str(n), "real" if direct and not n else "binary", m, timesteps, 0, m * rate * timesteps)
+                for n, m in enumerate(macs)
+            ]
+            account = energy.Account(rows, timesteps)
+            assert sum(ours["snn"]) == pytest.approx(account.picojoules(name, estimated=True), rel=1e-6)
+            assert ours["ratio"] == pytest.approx(account.ratio(name, estimated=True), rel=1e-6)
+            if not direct:
+                assert ours["breakEven"] * timesteps == pytest.approx(table.break_even, rel=1e-6)
+            elif ours["breakEven"]:
+                even = page.evaluate(
+                    "(given) => explorers.energyOf(...given)", [macs, settings | {"rate": ours["breakEven"]}]
+                )
+                assert even["ratio"] == pytest.approx(1, rel=1e-6)
+            else:
+                assert timesteps * macs[0] >= sum(macs)
 
 
 # ---- the explorers themselves: alone on a page, then wherever the site has them
@@ -205,7 +308,26 @@ def accuracy_widget():
     return widgets.accuracy_explorer(timesteps, scales, accuracy, 0.76, "CIFAR-10 (JPEG)", 500)
 
 
+def energy_widget(**options):
+    names = ("vgg16", "resnet20")
+    counted = {name: energy.account(models.build(name), torch.zeros(1, 3, 32, 32)) for name in names}
+    return widgets.energy_explorer(counted, **options)
+
+
+def unroll_widget():
+    account, nets = energy.account(models.build("vgg3"), torch.zeros(1, 3, 32, 32)), []
+    for n in range(1, 7):
+        keys = ["conv1", *([f"conv2#{k + 1}" for k in range(n)] if n > 1 else ["conv2"]), "fc1"]
+        values = {key: 0.03 * (1 + place + n % 2) for place, key in enumerate(keys)}
+        shared = {"parameters": 1_090_000 + n, "unshared": 1_090_000 + 36_864 * n, "ann": 0.9, "account": account}
+        nets.append(shared | {"passes": n, "accuracy": [0.1 * n, 0.5], "thresholds": values, "rates": values})
+    return widgets.unroll_explorer(nets, [10, 100], 50)
+
+
 WIDGETS = {
+    "energy": energy_widget,
+    "energy, direct": lambda: energy_widget(timesteps=2500, rate=1.0, table="fp32", direct=True),
+    "unroll": unroll_widget,
     "neuron": widgets.neuron_explorer,
     "neuron, negative": lambda: widgets.neuron_explorer(-0.6, 0.7, 1.5, 500),
     "neuron, fast": lambda: widgets.neuron_explorer(0.9, 2.0, 0.1, 500, "subtract"),
@@ -213,6 +335,9 @@ WIDGETS = {
     "two-input": widgets.two_input_explorer,
     "two-input, spike-norm": lambda: widgets.two_input_explorer(2.0, "subtract", 37, 4),
     "accuracy": accuracy_widget,
+    "junction": widgets.junction_explorer,
+    "junction, basic": lambda: widgets.junction_explorer(False, "unity", 6, 1.0, 0.9, 500, "subtract"),
+    "junction, silent": lambda: widgets.junction_explorer(True, "gains", 6, 0.1, 0.05, 2),
 }
 
 
@@ -361,7 +486,7 @@ def test_a_trait_set_from_python_moves_its_control_and_the_picture(alone):
 def test_read_out_says_what_simulate_says(alone):
     """The numbers on the page, not only the functions behind them."""
     page = alone(widgets.two_input_explorer(threshold=1.5, timesteps=200, seed=3))
-    uniforms = torch.from_numpy(widgets.uniform_draws(2)[3, :200])
+    uniforms = torch.from_numpy(uniform_draws(2)[3, :200])
     currents = coding.spikes_from_uniforms(torch.tensor([0.5, 1.0], dtype=torch.float64), uniforms).sum(1)
     spikes = int(simulated_spikes(currents[:, None], 1.5, "zero").sum())
     said = page.locator("output").inner_text()
