@@ -60,7 +60,7 @@ def test_rows_of_the_draws_differ():
     assert np.abs(np.corrcoef(draws) - np.eye(SEEDS)).max() < 0.2  # 4.5 standard errors of 500 steps
 
 
-@pytest.mark.parametrize(("make", "inputs"), zip(MAKERS, (1, 2, 1), strict=True))
+@pytest.mark.parametrize(("make", "inputs"), list(zip(MAKERS, (1, 2, 1), strict=True)))
 def test_the_widget_ships_the_draws(make, inputs):
     shipped = np.frombuffer(make().draws, dtype="<f4").reshape(SEEDS, LONGEST, inputs)
     assert np.array_equal(shipped, uniform_draws(inputs))
