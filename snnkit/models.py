@@ -261,9 +261,11 @@ def unit_variance_init(net: nn.Module, images: torch.Tensor, classifier_gain: fl
 
     SN's own initialisation leaves a deep bias-free net with average pools untrainable for a long time: the
     pools shrink the signal. Layer-sequential unit variance (Mishkin & Matas 2016) makes it learn within its
-    first hundred steps. The last layer is scaled by `classifier_gain` on top. Returns `net`.
+    first hundred steps. The last layer is scaled by `classifier_gain` on top. Residual paths stay as they are, close to
+    the identity. Returns `net`.
     """
-    layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    kept = net.residual_layers() if isinstance(net, ResNet) else []
+    layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in kept}
     for name, layer in layers.items():
         seen: list[torch.Tensor] = []
         handle = layer.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))

@@ -87,10 +87,13 @@ class ResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.flatten(self.pool(self.blocks(self.stem(x)))))
 
+    def residual_layers(self) -> list[nn.Conv2d]:
+        """The convolutions of the residual paths."""
+        return [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
+
     @torch.no_grad()
     def initialise_residual_paths(self) -> None:
         """Normal weights of standard deviation sqrt(2) / (k^2 n), n output channels (SN section 7.1): small enough for
         a block to begin close to the identity."""
-        for block in self.blocks:
-            for conv in (block.conv1, block.conv2):
-                nn.init.normal_(conv.weight, std=math.sqrt(2) / (conv.weight[0, 0].numel() * conv.out_channels))
+        for conv in self.residual_layers():
+            nn.init.normal_(conv.weight, std=math.sqrt(2) / (conv.weight[0, 0].numel() * conv.out_channels))

@@ -27,6 +27,7 @@ class Recipe:
 
     The rate rises to `learning_rate` within a fifth of the steps and falls to 0; the momentum falls from 0.05 above
     `momentum` to 0.05 below it and rises again (a run of less than 10 steps sees the beginning of that only).
+    `clip` is the largest norm of a step's gradient, 0: any; it lets nets without batch-norm learn at high rates.
     `augment` shifts images by up to 4 pixels; `flip` mirrors half of them (not for digits). `precision` as for
     `snnkit.simulate`.
     """
@@ -37,6 +38,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
+    clip: float = 0.0
     augment: bool = True
     flip: bool = True
     seed: int = 0
@@ -46,6 +48,8 @@ class Recipe:
         for name in ("epochs", "batch", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not self.clip >= 0:
+            raise ValueError(f"clip is {self.clip}; it must be above 0, or 0 for gradients of any size")
         if not MOMENTUM_SWING <= self.momentum < 1 - MOMENTUM_SWING:
             raise ValueError(
                 f"momentum is {self.momentum}; it must lie in [{MOMENTUM_SWING}, {1 - MOMENTUM_SWING}), "
@@ -162,6 +166,8 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
                 raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
             optimizer.step()
             schedule.step()
             total += loss.item() * len(index)

@@ -133,7 +133,13 @@ def test_what_is_finished_is_not_run_again(toy):
 
 @pytest.mark.parametrize(
     "edited",
-    ["snnkit/neurons.py", "snnkit/explorers/neuron.js", "requirements.lock", "data/results/a.json", "data/checkpoints/a.bin"],
+    [
+        "snnkit/neurons.py",
+        "snnkit/explorers/neuron.js",
+        "requirements.lock",
+        "data/results/a.json",
+        "data/checkpoints/a.bin",
+    ],
 )
 def test_a_change_of_code_or_data_makes_a_new_job(toy, edited):
     from ci.jobs import Book
