@@ -73,12 +73,13 @@ def junctions(
         for path in wanted.get(name, ()):
             operand, _, scale = paths[path]
             value = expected[operand.name]
-            shares[path].append(scale * (currents * value).sum() / value.square().sum())
+            projected = (currents.unflatten(0, (-1, len(images))) * value).flatten(1).sum(1)  # [steps of the chunk]
+            shares[path].append(scale * projected / value.square().sum())
 
-    simulate(_Watched(spiking, see), images, timesteps, generator=generator, chunk=1)
+    simulate(_Watched(spiking, see), images, timesteps, generator=generator)
     found: dict[str, list[Path]] = {}
     for (join, place), share in shares.items():
-        path = Path(_layer(graph, graph.operands(join)[place]), torch.stack(share))
+        path = Path(_layer(graph, graph.operands(join)[place]), torch.cat(share).cpu())
         found.setdefault(_layer(graph, graph.main(join)), []).append(path)
     return found
 

@@ -105,8 +105,13 @@ class _Tracer(fx.Tracer):
         while frame is not None and frame.f_code.co_filename.startswith(LIBRARY):
             frame = frame.f_back
         if frame is not None and frame.f_code.co_filename != __file__:
-            node.meta["place"] = f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
+            node.meta["place"] = f"{_file_name(frame.f_code.co_filename)}, line {frame.f_lineno}"
         return node
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         return isinstance(module, Dropout) or super().is_leaf_module(module, path)
+
+
+def _file_name(path: str) -> str:
+    """A file's name; a notebook's cells live in temporary files of meaningless names."""
+    return "notebook cell" if Path(path).parent.name.startswith("ipykernel_") else Path(path).name

@@ -14,8 +14,12 @@ from snnkit.grids import accuracy_explorer, energy_explorer, unroll_explorer
 from snnkit.neurons import RESETS
 
 __all__ = [
-    *("neuron_explorer", "two_input_explorer", "junction_explorer"),
-    *("accuracy_explorer", "energy_explorer", "unroll_explorer"),
+    "accuracy_explorer",
+    "energy_explorer",
+    "junction_explorer",
+    "neuron_explorer",
+    "two_input_explorer",
+    "unroll_explorer",
 ]
 
 
@@ -115,8 +119,8 @@ def junction_explorer(
     """A chain of residual `units` on one pixel, with SN's constraints to switch (section 6).
 
     `junction`: neurons behind the sums; `rule` of the thresholds: "balanced" (each by Spike-Norm), "gains" (the same,
-    with gains where paths meet), "unity" (1 everywhere) or "plain" (1 in the units, Spike-Norm before them). A unit adds
-    `weight` times its input to it. Shows what shortcut and residual path bring to the last junction, and how late.
+    with gains where paths meet), "unity" (1 everywhere) or "plain" (1 in the units, Spike-Norm before them). A unit
+    adds `weight` times its input to it. Shows what shortcut and residual path bring to the last junction, and how late.
     Raises traitlets.TraitError, here and on assignment to a trait, for a value outside its control's range.
     """
     return JunctionExplorer(

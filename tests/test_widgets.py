@@ -74,9 +74,8 @@ def test_the_state_is_json_but_for_its_binary_traits(make):
     json.dumps({name: value for name, value in state.items() if name not in binary}, allow_nan=False)
 
 
-def test_an_explorer_carries_what_all_share_and_its_own(
-    base=(FOLDER / "base.js").read_text(encoding="utf-8"), files=sorted(FOLDER.glob("*.js"))
-):
+def test_an_explorer_carries_what_all_share_and_its_own():
+    base, files = (FOLDER / "base.js").read_text(encoding="utf-8"), FOLDER.glob("*.js")
     explorers = [make() for make in (*MAKERS, accuracy, priced, unrolled)]
     assert {explorer.explorer for explorer in explorers} | {"base"} == {file.stem for file in files}
     for explorer in explorers:
