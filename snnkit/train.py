@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,8 @@ class Recipe:
 
     The rate rises to `learning_rate` within a fifth of the steps and falls to 0; the momentum falls from 0.05 above
     `momentum` to 0.05 below it and rises again (a run of less than 10 steps sees the beginning of that only).
-    `clip` is the largest norm of a step's gradient, 0: any; it lets nets without batch-norm learn at high rates.
+    `clip` is the largest norm of a step's gradient, 0: any. `centre` keeps the mean of every filter's weights at zero
+    (their gradients too; Yong 2020). Both let deep nets without batch-norm and bias learn at high rates.
     `augment` shifts images by up to 4 pixels; `flip` mirrors half of them (not for digits). `precision` as for
     `snnkit.simulate`.
     """
@@ -39,6 +40,7 @@ class Recipe:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     clip: float = 0.0
+    centre: bool = False
     augment: bool = True
     flip: bool = True
     seed: int = 0
@@ -97,6 +99,8 @@ def fit(
         base_momentum=round(recipe.momentum - MOMENTUM_SWING, 6),
         max_momentum=round(recipe.momentum + MOMENTUM_SWING, 6),
     )
+    if recipe.centre:
+        _centre(conv.weight.data for conv in _convolutions(net))
     rows, best, seconds = [], copy.deepcopy(net.state_dict()), 0.0
     state_file = Path(folder) / "state.pt" if folder is not None else None
     if state_file is not None and state_file.is_file():
@@ -166,12 +170,24 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
                 raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if recipe.centre:
+                _centre(conv.weight.grad for conv in _convolutions(net) if conv.weight.grad is not None)
             if recipe.clip:
                 nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
             optimizer.step()
             schedule.step()
             total += loss.item() * len(index)
     return total / len(train)
+
+
+def _convolutions(net: nn.Module) -> list[nn.Module]:
+    return [m for m in net.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+
+
+def _centre(filters: Iterable[torch.Tensor]) -> None:
+    """Subtract from each filter [O, I, ...] its mean over all but the first dimension, in place."""
+    for weight in filters:
+        weight -= weight.mean(tuple(range(1, weight.dim())), keepdim=True)
 
 
 def shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:

@@ -109,10 +109,10 @@ def two_input_explorer(
 def junction_explorer(
     junction: bool = True,
     rule: str = "balanced",
-    units: int = 3,
+    units: int = 2,
     weight: float = 0.5,
     intensity: float = 0.4,
-    timesteps: int = 100,
+    timesteps: int = 200,
     reset: str = "zero",
     seed: int = 0,
 ) -> JunctionExplorer:

@@ -66,6 +66,18 @@ def test_residual_paths_start_small():
             assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(2) / (9 * n), rel=0.05)
 
 
+@torch.no_grad()
+def test_unit_variance_leaves_residual_paths_small():
+    torch.manual_seed(0)
+    net, images = models.build("resnet8"), torch.rand(32, 3, 32, 32) - 0.5
+    before = [conv.weight.clone() for conv in net.residual_layers()]
+    models.unit_variance_init(net, images)
+    assert len(before) == 6
+    assert all(torch.equal(conv.weight, old) for conv, old in zip(net.residual_layers(), before, strict=True))
+    assert float(net.stem[:5](images).std()) == pytest.approx(1, rel=1e-3)
+    assert float(net(images).std()) == pytest.approx(0.3, rel=1e-3)
+
+
 def test_neurons_replace_every_relu():
     net = models.build("resnet8", neuron=IF, width=0.5, dropout=0.1).eval()
     with torch.no_grad():

@@ -76,3 +76,10 @@ def test_everything_at_once():
 def test_places_are_those_of_any_code_but_torchs_own():
     found = convert.lint(torchvision.models.resnet18())
     assert {finding.place.partition(",")[0] for finding in found} == {"resnet.py"}
+
+
+def test_a_net_defined_in_a_notebook_is_placed_in_its_cell():
+    names = {"nn": nn}
+    source = "class Own(nn.Module):\n    def forward(self, x):\n        return x.tanh()\n"
+    exec(compile(source, "/tmp/ipykernel_123/4567.py", "exec"), names)
+    assert next(iter(convert.lint(names["Own"]()))).place == "notebook cell, line 3"

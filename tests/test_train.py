@@ -200,6 +200,21 @@ def test_a_run_of_a_few_steps_trains_too(epochs):
     assert not same_weights(net, toy_net())
 
 
+def test_clipping_bounds_a_steps_gradient(monkeypatch):
+    norms = []
+
+    def spy(optimizer, *args, **kwargs):
+        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.cat(gradients).norm()))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    for clip in (0.0, 0.01):
+        fit(toy_net(), toy("train", 64), toy("validation"), replace(TOY, epochs=1, clip=clip), say=quiet)
+    free, clipped = norms[: len(norms) // 2], norms[len(norms) // 2 :]
+    assert min(free) > 0.02
+    assert clipped == pytest.approx([0.01] * len(free), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -208,6 +223,7 @@ def test_a_run_of_a_few_steps_trains_too(epochs):
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"momentum": 0.0}, r"momentum is 0.0; it must lie in \[0.05, 0.95\)"),
         ({"momentum": 1.0}, r"momentum is 1.0"),
+        ({"clip": -1.0}, "clip is -1.0; it must be above 0, or 0 for gradients of any size"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, words):

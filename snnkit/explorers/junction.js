@@ -1,11 +1,12 @@
 // A chain of residual units on one pixel: what each path brings to a junction, and how late.
 
-const STEM = 2, INNER = 1.6; // weights of the first layer and of the first layer in each residual path
+const STEM = 2, INNER = 2; // weights of the first layer and of the first layer in each residual path
+const LOUDEST = 2; // what the loudest neuron of a layer, which sets its threshold, receives of what this one does
 
 /**
  * Input spikes through a first neuron and `units` residual units: shortcut plus `weight` times the value, by way of an
- * inner neuron. With `junction` a neuron follows each sum. `rule` of the thresholds: "balanced" (the largest input of
- * one step), "gains" (the same, and gains where paths meet), "unity" (1), "plain" (1, but balanced before the units).
+ * inner neuron. With `junction` a neuron follows each sum. `rule` of the thresholds: "balanced" (by Spike-Norm: the
+ * largest input of one step, of the layer's loudest neuron), "gains" (the same, and gains where paths meet), "unity" (1), "plain" (1, but balanced before the units).
  * Per unit: currents of both paths, their sum and what follows it; `scale`, what 1 of the sum stands for; the ANN's
  * values; `share`, what a path brings at each step as a share of the ANN's.
  */
@@ -13,7 +14,7 @@ export function residualChain(input, { intensity, weight, units, junction, rule,
   const thresholds = [];
   const fire = (currents, balanced) => {
     const largest = Math.max(...currents);
-    thresholds.push(balanced && largest > 0 ? largest : 1);
+    thresholds.push(balanced && largest > 0 ? LOUDEST * largest : 1);
     return ifNeuron({ currents, threshold: thresholds.at(-1), reset }).spikes;
   };
   const all = rule === "balanced" || rule === "gains";
