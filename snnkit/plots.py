@@ -28,6 +28,7 @@ COLOURS = {
     "constraint-1": "#E69F00",
     "constraint-2": "#56B4E9",
     "constraint-3": "#0072B2",
+    "constraint-3-data": "#0072B2",
     "basic-gains": "#D55E00",
     "gains": "#009E73",
     "positive": "#0072B2",
@@ -45,14 +46,22 @@ LABELS = {
     "constraint-1": "constraint 1",
     "constraint-2": "constraint 2",
     "constraint-3": "constraint 3",
+    "constraint-3-data": "constraint 3, plain layers by data",
     "basic-gains": "basic, with gains",
     "gains": "constraint 1, with gains",
 }
 # colour is never the only difference
 DASHES = {"ann": "--", "model": ":", "percentile": "-.", "subtract": "--", "basic": ":", "constraint-1": "-."}
-DASHES |= {"constraint-2": "--", "basic-gains": (0, (3, 1)), "gains": (0, (5, 1, 1, 1, 1, 1))}
+DASHES |= {"constraint-2": "--", "constraint-3-data": ":", "basic-gains": (0, (3, 1)), "gains": (0, (5, 1, 1, 1, 1, 1))}
 MARKERS = {"model": "^", "data": "s", "percentile": "D", "spike-norm": "o", "zero": "v", "subtract": "o", "basic": "^"}
-MARKERS |= {"constraint-1": "v", "constraint-2": "s", "constraint-3": "o", "basic-gains": "P", "gains": "D"}
+MARKERS |= {
+    "constraint-1": "v",
+    "constraint-2": "s",
+    "constraint-3": "o",
+    "constraint-3-data": "x",
+    "basic-gains": "P",
+    "gains": "D",
+}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 WIDTH, FIRST_ROW, NEXT_ROW = 6.4, 3.3, 2.7  # inches

@@ -215,6 +215,33 @@ def test_clipping_bounds_a_steps_gradient(monkeypatch):
     assert clipped == pytest.approx([0.01] * len(free), rel=1e-3)
 
 
+class Centred(nn.Module):
+    """Filters less their means, for autograd to see."""
+
+    def forward(self, weight):
+        return weight - weight.mean((1, 2, 3), keepdim=True)
+
+
+def test_centring_trains_filters_of_mean_zero_as_autograd_would():
+    def conv_net():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+
+    given = toy("train"), toy("validation", 40, seed=1)
+    ours, reference, free = conv_net(), conv_net(), conv_net()
+    recipe = replace(TOY, clip=0.5, weight_decay=0.01)
+    fit(ours, *given, replace(recipe, centre=True), say=quiet)
+    for conv in (reference[0], reference[2]):
+        nn.utils.parametrize.register_parametrization(conv, "weight", Centred())
+    fit(reference, *given, recipe, say=quiet)
+    fit(free, *given, recipe, say=quiet)
+    for place in (0, 2):
+        assert float(ours[place].weight.mean((1, 2, 3)).abs().max()) < 1e-6
+        assert torch.allclose(ours[place].weight, reference[place].weight, atol=1e-5)
+        assert not torch.allclose(ours[place].weight, free[place].weight, atol=1e-2)
+    assert torch.allclose(ours[4].weight, reference[4].weight, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -1,6 +1,6 @@
 // A chain of residual units on one pixel: what each path brings to a junction, and how late.
 
-const STEM = 2, INNER = 2; // weights of the first layer and of the first layer in each residual path
+const STEM = 2, INNER = 1; // weights of the first layer and of the first layer in each residual path
 const LOUDEST = 2; // what the loudest neuron of a layer, which sets its threshold, receives of what this one does
 
 /**

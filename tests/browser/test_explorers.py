@@ -183,7 +183,7 @@ class Chain(nn.Module):
         self.inner = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(units))
         self.outer = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(units))
         self.junction = nn.ReLU() if junction else nn.Identity()
-        for layers, value in ((self.inner, 2.0), (self.outer, weight / 2), ([self.stem], 2.0), ([self.out], 1.0)):
+        for layers, value in ((self.inner, 1.0), (self.outer, weight), ([self.stem], 2.0), ([self.out], 1.0)):
             for layer in layers:
                 nn.init.constant_(layer.weight, value)
 
@@ -237,9 +237,9 @@ def test_balanced_thresholds_are_twice_the_largest_input(module):
         expected = [4.0 if rule != "unity" else 1.0]
         for unit in ours["chain"]:
             balanced = rule in ("balanced", "gains")
-            expected.append(2 * 2 * max(unit["before"]) if balanced else 1.0)
+            expected.append(2 * max(unit["before"]) if balanced else 1.0)
             gain = 1 / expected[-1] if rule == "gains" else 1.0
-            summed = 0.25 * np.array(unit["inner"]) + gain * np.array(unit["before"])
+            summed = 0.5 * np.array(unit["inner"]) + gain * np.array(unit["before"])
             if junction:
                 expected.append(2 * summed.max() if balanced else 1.0)
             else:
