@@ -40,6 +40,12 @@ def test_maths_and_explorers_are_drawn(opened):
     assert page.locator(".explorer-error").all_inner_texts() == []
 
 
+def test_tables_are_tables(opened):
+    """Markdown that a cell prints, too."""
+    shown = opened.page.evaluate("document.body.innerText")
+    assert not [line for line in shown.splitlines() if line.lstrip().startswith("|") and "|—" in line.replace("--", "—")]
+
+
 def test_page_fits_a_telephone(http_root, page_name, visit):
     page = visit(f"{http_root}/{page_name}", width=360).page
     assert page.evaluate("document.documentElement.scrollWidth") <= 360, page.evaluate(TOO_WIDE)
