@@ -55,3 +55,8 @@ def test_a_net_without_junctions_is_refused():
     spiking = convert.to_spiking(net, thresholds={"0": 1.0, "2": 1.0})
     with pytest.raises(ValueError, match="Sequential has no junction"):
         junctions.junctions(net, spiking, torch.ones(1, 1), 5)
+
+
+def test_a_path_that_begins_after_ten_steps_is_ten_steps_late():
+    path = junctions.Path("conv", torch.tensor([0.0] * 10 + [0.5] * 30))
+    assert (path.gain, path.delay) == (0.5, 10.0)
