@@ -84,4 +84,5 @@ def one_of(name: str, value, allowed: list):
 
 
 def as_bytes(values: np.ndarray) -> bytes:
+    """`values` as the float32 numbers, row by row, that the scripts read."""
     return np.ascontiguousarray(values, dtype="<f4").tobytes()

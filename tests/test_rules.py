@@ -81,5 +81,5 @@ def test_places_are_those_of_any_code_but_torchs_own():
 def test_a_net_defined_in_a_notebook_is_placed_in_its_cell():
     names = {"nn": nn}
     source = "class Own(nn.Module):\n    def forward(self, x):\n        return x.tanh()\n"
-    exec(compile(source, "/tmp/ipykernel_123/4567.py", "exec"), names)
+    exec(compile(source, "ipykernel_123/4567.py", "exec"), names)
     assert next(iter(convert.lint(names["Own"]()))).place == "notebook cell, line 3"

@@ -36,7 +36,7 @@ function unrollExplorer(context) {
     const cost = `${fixed(net.acs / 1e6, 1)} M ACs over ${times.at(-1)} steps against ${fixed(net.macs / 1e6, 2)} M MACs: the ANN needs ${fixed(net.ratio, 1)} times as much (32-bit integers).`;
     return {
       svg: panels.join(""), height: wide ? 208 : 418, lines: [saved, accuracy, pattern, cost],
-      label: `Thresholds and rates with ${count(net.passes, "pass").replace("passs", "passes")}. ${saved} ${accuracy} ${pattern} ${cost}`,
+      label: `Thresholds and rates with ${net.passes} ${net.passes === 1 ? "pass" : "passes"}. ${saved} ${accuracy} ${pattern} ${cost}`,
     };
   }
   return mount(context, controls, draw);
