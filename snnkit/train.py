@@ -17,6 +17,7 @@ from snnkit.cost import duration, estimate
 from snnkit.data import Split
 from snnkit.paths import write_atomically
 from snnkit.simulation import inference_precision
+from snnkit.small_maps import SmallMaps
 
 MOMENTUM_SWING = 0.05
 
@@ -161,7 +162,7 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
                 mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
                 images = torch.where(mirrored, images.flip(-1), images)
             images = images.to(device, memory_format=torch.channels_last)
-            with inference_precision(recipe.precision, images.device):
+            with inference_precision(recipe.precision, images.device), SmallMaps():
                 logits = net(images)
             loss = F.cross_entropy(
                 logits.float(), train.labels[index].to(device), label_smoothing=recipe.label_smoothing
