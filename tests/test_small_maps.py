@@ -9,7 +9,7 @@ from snnkit import small_maps
 from snnkit.small_maps import SmallMaps, as_product
 
 
-@pytest.mark.parametrize("shape, kernel, padding", [((2, 2), 3, 1), ((4, 3), (3, 2), (1, 0)), ((1, 1), 3, 1)])
+@pytest.mark.parametrize(("shape", "kernel", "padding"), [((2, 2), 3, 1), ((4, 3), (3, 2), (1, 0)), ((1, 1), 3, 1)])
 def test_the_product_is_the_convolution_and_has_its_gradients(shape, kernel, padding):
     torch.manual_seed(0)
     conv = nn.Conv2d(5, 7, kernel, padding=padding, dtype=torch.float64)
@@ -25,7 +25,7 @@ def test_the_product_is_the_convolution_and_has_its_gradients(shape, kernel, pad
 
 
 @pytest.mark.parametrize(
-    "side, dtype, options, taken",
+    ("side", "dtype", "options", "taken"),
     [
         (4, torch.bfloat16, {}, True),
         (2, torch.bfloat16, {}, True),
