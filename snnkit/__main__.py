@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models
+from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models, sources
 from snnkit.convert import METHODS
 from snnkit.neurons import RESETS, Stateful
 from snnkit.paths import data_root
@@ -116,7 +116,7 @@ def convert(options) -> None:
         loaded.net,
         calibration.images / deviation,
         test.images / deviation,
-        None if test.classes == (data.UNLABELLED,) else test.labels,
+        None if test.classes == (sources.UNLABELLED,) else test.labels,
         at=tuple(options.at),
         name=options.net,
         say=print,
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train a network and store it as a checkpoint", allow_abbrev=False)
     command.set_defaults(run=train)
     command.add_argument("model", help=f"one of {', '.join(sorted([*models.TOPOLOGIES, *models.RESNETS[:3]]))}")
-    command.add_argument("--data", required=True, help=f"one of {', '.join(data.NAMES)}")
+    command.add_argument("--data", required=True, help=f"one of {', '.join(sources.NAMES)}")
     command.add_argument("--name", help="name of the checkpoint (default: MODEL-DATA)")
     command.add_argument("--width", type=float, default=1.0, help="scale of the channel counts (default 1)")
     command.add_argument("--size", type=int, help="side of the images in pixels (default 32)")

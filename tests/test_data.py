@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from snnkit import data, paths
+from snnkit import data, paths, sources
+from snnkit.train import Recipe, fit
 
 SIZE = 8
 
@@ -47,7 +48,7 @@ def test_digits_are_scikit_learns_scaled_to_bytes():
 
 
 def test_splits_are_disjoint_whole_and_fixed():
-    splits = [data.load("digits", split, size=SIZE) for split in data.SPLITS]
+    splits = [data.load("digits", split, size=SIZE) for split in sources.SPLITS]
     together = torch.cat([split.indices for split in splits])
     assert torch.equal(together.sort().values, torch.arange(1797))
     assert [len(split) for split in splits] == [1258, 180, 359]
@@ -61,7 +62,7 @@ def test_the_images_held_out_are_the_same_for_everybody_and_for_ever():
     assert held_out.sum() == 163207
 
 
-@pytest.mark.parametrize("split", data.SPLITS)
+@pytest.mark.parametrize("split", sources.SPLITS)
 def test_every_split_has_every_class_in_proportion(split):
     chosen = data.load("digits", split, size=SIZE).labels
     share = len(chosen) / 1797
@@ -70,7 +71,7 @@ def test_every_split_has_every_class_in_proportion(split):
 
 
 def test_the_mean_is_that_of_the_training_images_in_every_split():
-    splits = {split: data.load("digits", split, size=SIZE) for split in data.SPLITS}
+    splits = {split: data.load("digits", split, size=SIZE) for split in sources.SPLITS}
     by_hand = splits["train"].pixels.double().mean(0) / 255
     for split in splits.values():
         torch.testing.assert_close(split.mean.double(), by_hand, rtol=0, atol=1e-7)
@@ -138,7 +139,7 @@ def test_a_limit_that_cannot_be_had_is_refused(limit):
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_tree_without_split_folders_is_split_eight_to_one_to_one(tmp_path, suffix):
     root = image_tree(tmp_path / "pets", {"cat": 20, "dog": 20}, suffix)
-    splits = [load(root, split) for split in data.SPLITS]
+    splits = [load(root, split) for split in sources.SPLITS]
     assert [len(split) for split in splits] == [32, 4, 4]
     assert sorted(torch.cat([split.indices for split in splits]).tolist()) == list(range(40))
     assert all(split.labels.bincount().tolist() == [len(split) // 2] * 2 for split in splits)
@@ -148,7 +149,7 @@ def test_a_tree_without_split_folders_is_split_eight_to_one_to_one(tmp_path, suf
 
 def test_an_unbalanced_tree_keeps_every_class_in_every_split(tmp_path):
     root = image_tree(tmp_path / "pets", {"cat": 80, "dog": 20})
-    assert [load(root, split).labels.bincount().tolist() for split in data.SPLITS] == [[64, 16], [8, 2], [8, 2]]
+    assert [load(root, split).labels.bincount().tolist() for split in sources.SPLITS] == [[64, 16], [8, 2], [8, 2]]
 
 
 def test_pixels_and_labels_are_those_of_the_files(tmp_path):
@@ -167,7 +168,7 @@ def test_pixels_and_labels_are_those_of_the_files(tmp_path):
 def test_a_tree_with_train_and_test_gives_a_tenth_of_the_training_images_for_choosing(tmp_path):
     image_tree(tmp_path / "train", {"cat": 20, "dog": 20})
     image_tree(tmp_path / "test", {"cat": 3, "dog": 3})
-    train, validation, test = (load(tmp_path, split) for split in data.SPLITS)
+    train, validation, test = (load(tmp_path, split) for split in sources.SPLITS)
     assert [len(split) for split in (train, validation, test)] == [36, 4, 6]
     assert not set(train.indices.tolist()) & set(validation.indices.tolist())
     assert validation.labels.bincount().tolist() == [2, 2]
@@ -187,7 +188,7 @@ def test_a_tree_with_train_and_test_gives_a_tenth_of_the_training_images_for_cho
 def test_split_folders_of_its_own_are_used_by_their_names(tmp_path, folders, lengths):
     for name, count in folders.items():
         image_tree(tmp_path / name, {"cat": count, "dog": count})
-    splits = [load(tmp_path, split) for split in data.SPLITS]
+    splits = [load(tmp_path, split) for split in sources.SPLITS]
     assert [len(split) for split in splits] == lengths
     assert torch.equal(splits[0].mean, splits[1].mean)
     assert torch.equal(splits[0].mean, splits[2].mean)
@@ -242,7 +243,7 @@ def test_a_folder_of_images_alone_has_one_class(tmp_path):
     (tmp_path / "notes.txt").write_text("not an image")
     parts = [load(tmp_path, split) for split in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [16, 2, 2]
-    assert {part.classes for part in parts} == {(data.UNLABELLED,)}
+    assert {part.classes for part in parts} == {(sources.UNLABELLED,)}
     assert data.count(f"imagefolder:{tmp_path}", "train") == 16
     assert len({int(index) for part in parts for index in part.indices}) == 20
 
@@ -257,19 +258,41 @@ def test_a_corrupt_image_is_named(tmp_path, damage, suffix):
         load(root, "train")
 
 
-def test_more_pixels_than_memory_are_refused_before_reading(tmp_path, monkeypatch):
+def test_more_pixels_than_memory_stay_in_their_files_and_are_read_by_batch(tmp_path, monkeypatch):
     root = image_tree(tmp_path / "pets", {"cat": 20})
-    monkeypatch.setattr(data, "MEMORY_LIMIT", 5 * 3 * SIZE * SIZE)
-    with pytest.raises(ValueError, match=r"16 images of size 8 take .*; give limit=, at most 5"):
-        load(root, "train", mean=torch.zeros(3, SIZE, SIZE))
-    assert len(load(root, "train", limit=5, mean=torch.zeros(3, SIZE, SIZE))) == 5
+    whole = load(root, "train")
+    monkeypatch.setattr(sources, "MEMORY_LIMIT", 5 * 3 * SIZE * SIZE)
+    split = load(root, "train", mean=whole.mean)
+    assert isinstance(split.pixels, sources.Unread)
+    assert split.pixels.shape == whole.pixels.shape
+    for index in (slice(3, 7), [1, 4], torch.tensor([9, 2])):
+        assert torch.equal(split.batch(index), whole.batch(index))
+    assert torch.equal(split.subset(4).pixels, whole.subset(4).pixels)
+    assert isinstance(split.subset(8).pixels, sources.Unread)
+    assert torch.equal(split.first(8).first(2).pixels, whole.pixels[:2])
+    assert len(load(root, "train", limit=5, mean=whole.mean).pixels) == 5
+    with pytest.raises(ValueError, match=r"16 images of size 8 take .* at once; take at most 5 \(limit=\)"):
+        split.images  # noqa: B018
+
+
+def test_a_net_learns_the_same_from_files_as_from_memory(tmp_path, monkeypatch):
+    root = image_tree(tmp_path / "pets", {"cat": 20, "dog": 20})
+    losses = []
+    monkeypatch.setattr(data, "MEAN_BATCH", 4)
+    for limit in (2**30, 9 * 3 * SIZE * SIZE):
+        monkeypatch.setattr(sources, "MEMORY_LIMIT", limit)
+        split, validation = load(root, "train"), load(root, "validation")
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE * SIZE, 2))
+        losses.append(fit(net, split, validation, Recipe(epochs=2, batch=8), say=lambda line: None).rows)
+    assert losses[0] == losses[1]
 
 
 def test_the_mean_is_taken_a_few_images_at_a_time(tmp_path, monkeypatch):
     root = image_tree(tmp_path / "pets", {"cat": 20})
     whole = load(root, "train").mean
     monkeypatch.setattr(data, "MEAN_BATCH", 3)
-    monkeypatch.setattr(data, "MEMORY_LIMIT", 3 * 3 * SIZE * SIZE)
+    monkeypatch.setattr(sources, "MEMORY_LIMIT", 3 * 3 * SIZE * SIZE)
     assert torch.equal(load(root, "test").mean, whole)
 
 
@@ -302,7 +325,7 @@ def test_a_size_that_makes_no_sense_is_refused(size):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("split", data.SPLITS)
+@pytest.mark.parametrize("split", sources.SPLITS)
 def test_absent_cifar_says_how_to_get_it_and_fetches_nothing(tmp_path, monkeypatch, name, split):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("opened a connection"))
     with pytest.raises(FileNotFoundError, match=rf"CIFAR-10.* is not in .*python -m snnkit fetch {name}"):
@@ -340,7 +363,7 @@ def test_the_original_cifar10_is_preferred_and_read_as_it_is(tmp_path, monkeypat
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     (tmp_path / "cifar10-jpeg").mkdir()
-    train, validation, test = (data.load("cifar10", split, root=tmp_path) for split in data.SPLITS)
+    train, validation, test = (data.load("cifar10", split, root=tmp_path) for split in sources.SPLITS)
     assert [len(split) for split in (train, validation, test)] == [90, 10, 20]
     assert validation.labels.bincount().tolist() == [1] * 10
     assert torch.equal(test.pixels, torch.from_numpy(rows["test_batch"]).view(20, 3, 32, 32))

@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from snnkit import data
+from snnkit import data, sources
 from snnkit.__main__ import main
 
 CLASSES = {"n01440764": "tench, Tinca tinca", "n03956157": "planetarium"}  # two of ILSVRC2012's thousand
@@ -84,7 +84,7 @@ def imagenet(tmp_path, monkeypatch, pictures) -> Path:
 
 
 def test_the_archives_are_unpacked_split_and_labelled(imagenet, pictures):
-    train, validation, test = (data.load("imagenet", split, root=imagenet, size=16) for split in data.SPLITS)
+    train, validation, test = (data.load("imagenet", split, root=imagenet, size=16) for split in sources.SPLITS)
     assert [len(part) for part in (train, validation, test)] == [36, 4, 6]
     assert train.classes == test.classes == ("tench", "planetarium")
     assert test.label == "ImageNet (ILSVRC2012)"
