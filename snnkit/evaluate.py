@@ -68,7 +68,8 @@ def over_time(
             )
             correct.append(_right(result, at, labels))
             if output_neurons is not None:
-                by_spikes.append(_right(simulate(output_neurons, result.output, at[-1], coding=None), at, labels))
+                spikes = simulate(output_neurons, result.output, at[-1], coding=None, device=device)
+                by_spikes.append(_right(spikes, at, labels))
         for layer, rate in result.rates.items():
             rates[layer] = rates.get(layer, 0.0) + rate * len(index) / len(split)
         if say:
