@@ -5,6 +5,7 @@ import weakref
 import pytest
 import torch
 import torchvision
+from sklearn.datasets import load_sample_images
 from torch import nn
 from torch.nn import functional as F
 
@@ -294,7 +295,9 @@ def test_batch_norm_that_cannot_be_folded_is_named():
 @torch.no_grad()
 def test_torchvisions_nets_are_refused_as_they_are_and_convert_with_means_for_maxima(name, timesteps):
     torch.manual_seed(0)
-    net, images = getattr(torchvision.models, name)(num_classes=10), torch.rand(2, 3, 32, 32) * 2 - 1
+    photographs = torch.stack([torch.tensor(picture) for picture in load_sample_images().images]).movedim(-1, 1)
+    images = F.interpolate(photographs.float() / 255, 32, mode="area") - 0.5
+    net = getattr(torchvision.models, name)(num_classes=10)
     with pytest.raises(ValueError, match=r"is batch-norm .*is max-pooling \(.*replace_max_pool"):
         convert.to_spiking(net, images, "data")
     net = settled(convert.replace_max_pool(net), images.double()).float()
