@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a network and store it as a checkpoint", allow_abbrev=False)
     command.set_defaults(run=train)
-    command.add_argument("model", help=f"one of {', '.join(sorted([*models.TOPOLOGIES, *models.RESNETS[:3]]))}")
+    command.add_argument("model", help=f"one of {', '.join(sorted([*models.TOPOLOGIES, *models.RESNETS]))}")
     command.add_argument("--data", required=True, help=f"one of {', '.join(sources.NAMES)}")
     command.add_argument("--name", help="name of the checkpoint (default: MODEL-DATA)")
     command.add_argument("--width", type=float, default=1.0, help="scale of the channel counts (default 1)")

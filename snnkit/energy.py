@@ -1,4 +1,4 @@
-"""What a network costs: every multiply-accumulate and every accumulate of one image, layer by layer (SN 8, BR VII).
+"""What a network costs: every multiply-accumulate and every accumulate of one image, layer by layer (SN 7.4, BR VII).
 
 A layer that reads real numbers multiplies: MACs. A layer that reads spikes only adds, once for each spike and synapse:
 ACs. Counted are convolutions and linear layers. Not counted, for nobody agrees on their price: memory, membranes,

@@ -112,7 +112,7 @@ TOPOLOGIES: dict[str, list[Layer]] = {
     ],
 }  # fmt: skip
 
-RESNETS = ("resnet20", "resnet20-junction", "resnet20-basic", "ms-resnet20")
+RESNETS = ("resnet20", "resnet20-junction", "resnet20-basic")
 
 
 class _Step(NamedTuple):
@@ -229,8 +229,8 @@ def build(
     """
     resnet = RESNET.fullmatch(name)
     if name not in TOPOLOGIES and not resnet and not RESIDUAL.fullmatch(name):
-        resnets = (*(f"resnet{depth}" for depth in IMAGENET), *(f"{kind} (or any depth 6 n + 2)" for kind in RESNETS))
-        known = ", ".join(sorted([*TOPOLOGIES, *resnets]))
+        deeper = [f"{kind} (or any depth 6 n + 2)" for kind in (*RESNETS, "ms-resnet20")]
+        known = ", ".join(sorted([*TOPOLOGIES, *(f"resnet{depth}" for depth in IMAGENET), *deeper]))
         raise ValueError(f"unknown model {name!r}; the models are {known}")
     if not width > 0:
         raise ValueError(f"width is {width}; it must be above 0 (1.0 is the paper's net)")
