@@ -14,9 +14,10 @@ from snnkit.evaluate import Outcome, interval, mean_over_seeds, paired_differenc
 
 def command(chapter: str, dataset: str, **parameters) -> str:
     """The shell command that runs `chapter` on `dataset` with these parameters again."""
-    profile = "" if dataset == "digits" else f" --profile {dataset.removesuffix('-jpeg')}"  # digits: the defaults
+    profiles = {"digits": "", "cifar10": " --profile cifar10", "cifar10-jpeg": " --profile cifar10"}
+    elsewhere = f" --profile paper -p dataset={dataset} -p record=true"
     given = "".join(f" -p {name}={_quoted(value)}" for name, value in parameters.items())
-    return f".venv/bin/python ci/book.py run {chapter}{profile}{given}"
+    return f".venv/bin/python ci/book.py run {chapter}{profiles.get(dataset, elsewhere)}{given}"
 
 
 def record_conversion(

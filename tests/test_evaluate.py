@@ -135,6 +135,9 @@ def test_a_conversion_record_holds_what_the_chapter_shows(digits, tmp_path, monk
         entry["command"] == """.venv/bin/python ci/book.py run 02 --profile cifar10 -p runs='["a/zero"]' -p images=7"""
     )
     assert experiments.command("03", "digits", seeds=[0]) == ".venv/bin/python ci/book.py run 03 -p seeds='[0]'"
+    assert experiments.command("03", "imagenet") == (
+        ".venv/bin/python ci/book.py run 03 --profile paper -p dataset=imagenet -p record=true"
+    )
     details = entry["details"]
     assert (details["at"], details["accuracy"], details["accuracy_by_spikes"]) == ((5, 30), [20.0, 70.0], [20.0, 60.0])
     assert (details["ann"], details["thresholds"], details["rates"]) == (90.0, {"conv1": 1.5}, {"conv1": 0.5})
