@@ -1,9 +1,8 @@
 """What neurons hand to the next layer: `Spikes`, which know how they are best convolved, and how best remembered.
 
-Without gradients, the first: a processor's convolution fills rows of sixteen and more outputs. Maps of a few cells, as
-deep layers have them, leave most of such a row empty, or most taps of the kernel on padding. So a map smaller than its
-kernel is multiplied with one matrix, and other narrow maps are laid side by side into a wide one, with zeros between
-them. The sums are the same; only the order of their additions is not.
+Without gradients, the first: on maps of a few cells, as deep layers have them, most taps of the kernel meet padding.
+So a map smaller than its kernel is multiplied with one matrix, and other narrow maps are laid side by side into a wide
+one (`snnkit.small_maps`). The sums are the same; only the order of their additions is not.
 
 With gradients, the second: what autograd saves of spikes for the backward pass is the byte that the scan over time
 keeps of each anyway (`snnkit.scan.Scanned.codes`), not a second copy of two or four bytes.
@@ -16,6 +15,8 @@ import itertools
 import torch
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from snnkit.small_maps import apart, keeps_size, pair, side_by_side
 
 NARROW = 7  # columns of the widest map that is laid side by side with others
 
@@ -154,15 +155,15 @@ class _Pool(torch.autograd.Function):
 def _conv2d(spikes: Spikes, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> torch.Tensor:
     if isinstance(padding, str):
         return torch.conv2d(spikes.values(), weight, bias, stride, padding, dilation, groups)
-    stride, padding, dilation = ([x, x] if isinstance(x, int) else list(x) for x in (stride, padding, dilation))
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     size, kernel = list(spikes.shape[2:]), list(weight.shape[2:])
-    keeps_size = [*stride, *dilation] == [1] * 4 and all(2 * p + 1 == k for p, k in zip(padding, kernel, strict=True))
-    if keeps_size and groups == 1 and bias is None and size[0] * size[1] < kernel[0] * kernel[1]:
+    same = keeps_size(kernel, stride, padding, dilation)
+    if same and groups == 1 and bias is None and size[0] * size[1] < kernel[0] * kernel[1]:
         flat = spikes.like(spikes.permute(0, 2, 3, 1).flatten(1))
         return flat.multiplied(weight, size).unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
-    if keeps_size and size[1] <= NARROW and len(spikes) > 1:
-        wide = spikes.like(_side_by_side(spikes, padding[1]))
-        return _apart(wide.convolved(weight, bias, stride, padding, dilation, groups), len(spikes), size[1])
+    if same and size[1] <= NARROW and len(spikes) > 1:
+        wide = spikes.like(side_by_side(spikes, padding[1]))
+        return apart(wide.convolved(weight, bias, stride, padding, dilation, groups), len(spikes), size[1])
     return spikes.convolved(weight, bias, stride, padding, dilation, groups)
 
 
@@ -175,17 +176,3 @@ def as_matrix(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
         if 0 <= row < rows and 0 <= column < columns:
             matrix[y, x, :, v, u] = weight[:, :, row, column]
     return matrix.view(height * width * outputs, -1)
-
-
-def _side_by_side(maps: torch.Tensor, gap: int) -> torch.Tensor:
-    """[N, C, H, W] -> one map [1, C, H, N * (W + gap)], zeros in the gaps; channels last."""
-    number, channels, height, width = maps.shape
-    wide = maps.new_zeros(height, number, width + gap, channels)
-    wide[:, :, :width] = maps.permute(2, 0, 3, 1)
-    return wide.view(1, height, -1, channels).permute(0, 3, 1, 2)
-
-
-def _apart(wide: torch.Tensor, number: int, width: int) -> torch.Tensor:
-    """[1, O, H, N * (W + gap)] -> [N, O, H, W], channels last."""
-    maps = wide[0].unflatten(2, (number, -1))[..., :width]
-    return maps.permute(2, 0, 1, 3).contiguous(memory_format=torch.channels_last)

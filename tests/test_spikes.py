@@ -29,7 +29,7 @@ def whole(conv):
 def layouts(monkeypatch):
     """Which layouts were used."""
     used = []
-    for name, layout in (("as_matrix", MATRIX), ("_side_by_side", ROW)):
+    for name, layout in (("as_matrix", MATRIX), ("side_by_side", ROW)):
         original = getattr(spikes, name)
         monkeypatch.setattr(
             spikes, name, lambda *a, original=original, layout=layout: used.append(layout) or original(*a)
