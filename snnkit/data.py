@@ -87,7 +87,7 @@ def load(
     `name`: "digits" (1,797 real handwritten digits, built in, one channel), "cifar10" (the original, else the JPEG
     copy if that is the one present), "cifar10-jpeg", "cifar100", "imagenet", or "imagefolder:PATH" for any tree of
     class folders, with or without `train` / `validation` / `test` folders above them, or a folder of images alone,
-    whose one class is `UNLABELLED`. `split`: "train", "validation"
+    whose one class is `sources.UNLABELLED`. `split`: "train", "validation"
     (training images held out for choosing; never trained on) or "test". `root` is the folder of the data sets
     (default: the first `cache/` of `snnkit.paths.data_roots()` that has it). `limit` keeps a class-balanced subset
     drawn with `seed`.
