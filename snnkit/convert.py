@@ -31,15 +31,19 @@ METHODS = ("spike-norm", "data", "percentile", "model")
 READOUTS = ("membrane", "spikes")
 
 
-def model_norm(net: nn.Module, images: torch.Tensor | None = None) -> dict[str, float]:
+def model_norm(
+    net: nn.Module, images: torch.Tensor | None = None, *, fold_batchnorm: bool = False, allow_bias: bool = False
+) -> dict[str, float]:
     """Model-based thresholds: the largest sum of positive input weights of any neuron (Diehl 2015).
 
     The most that one step of 0/1 spikes could ever add; no data is needed and `images` is ignored. (The signed spikes
-    of the image itself can exceed it at the first layer.)
+    of the image itself can exceed it at the first layer.) A positive bias adds to it. `fold_batchnorm` and `allow_bias`
+    as for `to_spiking`.
 
     Raises ValueError where the neurons have anything but one weight layer before them, and pools.
     """
-    graph, thresholds = _graph(net), {}
+    graph = SiteGraph.of(net, fold_batchnorm, allow_bias)
+    thresholds, scales = {}, {graph.image: 1.0}
     for site in graph.sites:
         plain = all(graph.is_a(n, (*WEIGHTED, *DROPOUTS, *AVERAGE_POOLS, *RESHAPES)) for n in site.nodes)
         if len(site.weighted) != 1 or not plain:
@@ -47,24 +51,46 @@ def model_norm(net: nn.Module, images: torch.Tensor | None = None) -> dict[str, 
                 f"the neurons at {site.key} are fed by {' and '.join(site.weighted) or 'no weight layer'}, sums or "
                 "factors; model-based balancing needs exactly one weight layer: use method='data' or 'spike-norm'"
             )
-        weight = graph.module.get_submodule(site.weighted[0]).weight.detach()
-        thresholds[site.key] = _positive(site, float(weight.clamp(min=0).flatten(1).sum(1).max()))
+        layer, scale = graph.module.get_submodule(site.weighted[0]), graph.scale(site.input, scales)
+        most = layer.weight.detach().clamp(min=0).flatten(1).sum(1)
+        if layer.bias is not None:
+            most = most + layer.bias.detach().clamp(min=0) / scale
+        thresholds[site.key] = _positive(site, float(most.max()))
+        scales[site.relu] = thresholds[site.key] * scale
     return thresholds
 
 
-def data_norm(net: nn.Module, images: torch.Tensor, batch: int = 256) -> dict[str, float]:
+def data_norm(
+    net: nn.Module,
+    images: torch.Tensor,
+    batch: int = 256,
+    *,
+    fold_batchnorm: bool = False,
+    allow_bias: bool = False,
+) -> dict[str, float]:
     """Data-based thresholds: the layer's largest ReLU activation over `images` [N, ...] (Diehl 2015).
 
     Measured on the ANN whose earlier layers are already balanced, that is divided by the largest activation of the
-    layer before. For the first layer this is SN's "maximum activation of all ReLUs in the layer".
+    layer before. For the first layer this is SN's "maximum activation of all ReLUs in the layer". `fold_batchnorm` and
+    `allow_bias` as for `to_spiking`.
     """
-    return _activation_norm(net, images, batch, lambda activations: activations.max())
+    graph = SiteGraph.of(net, fold_batchnorm, allow_bias)
+    return _activation_norm(graph, images, batch, lambda activations: activations.max())
 
 
 def percentile_norm(
-    net: nn.Module, images: torch.Tensor, percentile: float = 99.9, batch: int = 256
+    net: nn.Module,
+    images: torch.Tensor,
+    percentile: float = 99.9,
+    batch: int = 256,
+    *,
+    fold_batchnorm: bool = False,
+    allow_bias: bool = False,
 ) -> dict[str, float]:
-    """Data-based thresholds from a percentile of the positive activations instead of their maximum (Rueckauer 2017)."""
+    """Data-based thresholds from a percentile of the positive activations instead of their maximum (Rueckauer 2017).
+
+    `fold_batchnorm` and `allow_bias` as for `to_spiking`.
+    """
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile is {percentile}; it must lie in (0, 100] (99.9 is the usual choice)")
 
@@ -72,12 +98,12 @@ def percentile_norm(
         positive = activations[activations > 0].float().cpu().numpy()
         return np.percentile(positive, percentile) if len(positive) else 0.0
 
-    return _activation_norm(net, images, batch, scale)
+    return _activation_norm(SiteGraph.of(net, fold_batchnorm, allow_bias), images, batch, scale)
 
 
-def _activation_norm(net, images, batch: int, measure: Callable) -> dict[str, float]:
+def _activation_norm(graph: SiteGraph, images, batch: int, measure: Callable) -> dict[str, float]:
     codings.check_finite(images)
-    graph = _graph(net)
+    graph.check(images)
     thresholds, scales, values = {}, {graph.image: 1.0}, {graph.image: images.split(batch)}
     with torch.no_grad():
         for place, site in enumerate(graph.sites):
@@ -101,6 +127,8 @@ def spike_norm(
     neuron: Callable[..., nn.Module] = IF,
     fixed: dict[str, float] | None = None,
     equalise: bool = True,
+    fold_batchnorm: bool = False,
+    allow_bias: bool = False,
     coding: str = "poisson",
     memory: int = 2**30,
     precision: str | None = None,
@@ -113,7 +141,7 @@ def spike_norm(
     Each layer is computed twice (its maximum, then its spikes), so work is linear in the layers; spike trains are kept
     one bit a spike and go to a temporary file beyond `memory` bytes. `neuron(threshold=, reset=)` makes the neurons.
     `fixed` {layer: threshold} gives thresholds that are not measured (SN's unity in residual units, section 6.2);
-    `equalise` as for `to_spiking`.
+    `equalise`, `fold_batchnorm` and `allow_bias` as for `to_spiking`, which takes the thresholds.
 
     Raises ValueError for a layer whose largest input is not positive, and for unknown layers in `fixed`.
     """
@@ -121,7 +149,8 @@ def spike_norm(
     _check_choice("reset", reset, RESETS)
     _check_choice("coding", coding, ("poisson", "constant"))
     (codings.check_intensities if coding == "poisson" else codings.check_finite)(images)
-    graph, fixed, thresholds = _graph(net), fixed or {}, {}
+    graph, fixed, thresholds = SiteGraph.of(net, fold_batchnorm, allow_bias), fixed or {}, {}
+    graph.check(images)
     _check_keys(graph, {site.key: 1.0 for site in graph.sites} | fixed)
 
     def threshold_of(site: Site, largest: float | None) -> float:
@@ -218,17 +247,13 @@ def normalise_weights(net: nn.Module, thresholds: dict[str, float]) -> nn.Module
     Raises ValueError for a layer used in several passes, whose passes would need different weights, and where branches
     meet.
     """
-    graph, scaled = _graph(net), copy.deepcopy(net)
+    graph, scaled = SiteGraph.of(net), copy.deepcopy(net)
     for site in graph.sites:
         if "#" in site.key or len(site.weighted) != 1 or len(site.sources) != 1:
             raise ValueError(f"{site.key} shares its weights with another pass or neuron; balance thresholds instead")
         with torch.no_grad():
             scaled.get_submodule(site.weighted[0]).weight /= thresholds[site.key]
     return scaled
-
-
-def _graph(net: nn.Module | SiteGraph) -> SiteGraph:
-    return net if isinstance(net, SiteGraph) else SiteGraph(net)
 
 
 def _check_keys(graph: SiteGraph, thresholds: dict[str, float]) -> None:
@@ -239,6 +264,8 @@ def _check_keys(graph: SiteGraph, thresholds: dict[str, float]) -> None:
 
 
 def _positive(site: Site, largest: float) -> float:
+    if site.relu is None and not largest > 0:
+        return 1.0  # the output may be negative for all images: its neurons, if there are any, never fire
     if not largest > 0:
         raise ValueError(
             f"the largest input of {site.key} over the calibration images is {largest:.4g}, so its neurons could never "

@@ -55,6 +55,29 @@ class SiteGraph(Trace):
         self.image = next(node for node in self.module.graph.nodes if node.op == "placeholder")
         self.sites = self._find_sites()
 
+    @classmethod
+    def of(cls, net: nn.Module | SiteGraph, fold_batchnorm: bool = False, allow_bias: bool = False) -> SiteGraph:
+        """The graph of `net`; one that is a graph already stays as it is."""
+        return net if isinstance(net, SiteGraph) else cls(net, fold_batchnorm, allow_bias)
+
+    def check(self, images: torch.Tensor) -> None:
+        """Raise ValueError for images [N, ...] that the net does not take, or whose number its answers do not have."""
+        for count in (2, 3):
+            several = images[:1].expand(count, *images.shape[1:])
+            try:
+                with torch.no_grad():
+                    answers = self.module(several)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the net does not take {images.dtype} images of shape {tuple(images.shape[1:])} "
+                    f"({str(error).partition(chr(10))[0]}); give images as it was trained on"
+                ) from error
+            if answers.dim() < 2 or len(answers) != count:
+                raise ValueError(
+                    f"the net gives {tuple(answers.shape)} for {count} images; conversion needs an answer for each, "
+                    f"({count}, classes): check its reshapes"
+                )
+
     def scale(self, node: fx.Node, scales: Scales) -> float:
         """The value that one spike has in what `node` gives: that of its main branch."""
         while node not in scales:
@@ -126,8 +149,6 @@ class SiteGraph(Trace):
             if not self.is_a(node, RELUS) and node.op != "output":
                 continue
             source = node.args[0]
-            if not isinstance(source, fx.Node):
-                raise ValueError("the net returns several values; conversion needs one tensor of class scores")
             nodes, sources = self._between(source)
             weights = [n for n in nodes if n in names]
             key = names[weights[-1]] if weights else node.name

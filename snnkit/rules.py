@@ -51,6 +51,9 @@ def refusals(trace: Trace, allow_bias: bool = False) -> list[Finding]:
         what = f"is one of {len(placeholders)} inputs"
         found.append(Finding(placeholders[-1].name, "", what, "", "give the net one image tensor"))
     for node in trace.module.graph.nodes:
+        if node.op == "output" and not isinstance(node.args[0], fx.Node):
+            remedy = "conversion needs one tensor of class scores"
+            found.append(Finding("the net", "", "returns several values, or none", "", remedy))
         problem = _refusal(trace, node, allow_bias)
         if problem and problem not in found:
             found.append(problem)
@@ -89,12 +92,14 @@ def _refusal(trace: Trace, node: fx.Node, allow_bias: bool) -> Finding | None:
         remedy = "use average pooling and train again, see snnkit.convert.replace_max_pool"
         return because("is max-pooling", "SN section 4.3.2", remedy)
     if trace.is_a(node, tracing.FACTORS):
-        if not any(isinstance(x, numbers.Number) for x in node.args[:2]):
+        if not any(_is_number(trace, x) for x in node.args[:2]):
             return because("multiplies or divides two tensors", "", "use sums or concatenations of branches")
-        if node.target in tracing.DIVISIONS and isinstance(node.args[0], numbers.Number):
+        if node.target in tracing.DIVISIONS and _is_number(trace, node.args[0]):
             return because("divides by a tensor", "", "use sums or concatenations of branches")
+        if node.kwargs.get("rounding_mode"):
+            return because("rounds", "", "divide without rounding_mode")
         return None
-    if trace.is_a(node, tracing.JOINS) and any(isinstance(x, numbers.Number) for x in _summands(node)):
+    if trace.is_a(node, tracing.JOINS) and any(_is_number(trace, x) and x != 0 for x in _summands(node)):
         return because("adds a constant", "", "make it the bias of a layer, and pass allow_bias=True")
     if trace.is_a(node, (*tracing.RELUS, *tracing.LINEAR, *tracing.JOINS)):
         return _careless(trace, node, because)
@@ -102,7 +107,16 @@ def _refusal(trace: Trace, node: fx.Node, allow_bias: bool) -> Finding | None:
     kind = type(target).__name__ if node.op == "call_module" else getattr(target, "__name__", str(target))
     if node.op == "get_attr":
         return because("is a parameter or constant used directly", "", "use a conv or linear layer")
-    return because(f"is {kind}, which has no spiking counterpart", "", "use ReLU, average pooling, conv and linear")
+    remedy = "use ReLU, average pooling, conv and linear"
+    if "softmax" in kind.lower():
+        remedy = "leave it out: the largest class stays the largest"
+    elif target in tracing.FUNCTIONAL_WEIGHTED.values():
+        remedy = "call the module that has the weights"
+    return because(f"is {kind}, which has no spiking counterpart", "", remedy)
+
+
+def _is_number(trace: Trace, x) -> bool:
+    return isinstance(x, numbers.Number) or (isinstance(x, fx.Node) and trace.is_shape(x))
 
 
 def _summands(node: fx.Node) -> tuple:
@@ -112,6 +126,10 @@ def _summands(node: fx.Node) -> tuple:
 
 def _careless(trace: Trace, node: fx.Node, because) -> Finding | None:
     """Linear operations in the forms that are not: mixing images, or adding what no spike brought."""
+    if node.op == "call_function" and trace.is_a(node, tracing.DROPOUTS):
+        training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
+        if training is not False:
+            return because("drops in evaluation too", "", "pass training=self.training")
     if trace.is_a(node, tracing.PADS):
         mode = node.kwargs.get("mode", node.args[2] if len(node.args) > 2 else "constant")
         value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
@@ -138,8 +156,9 @@ def _advice(trace: Trace) -> Iterator[Finding]:
             what = "is a junction without a ReLU behind it: its paths delay spikes differently"
             yield advise(node, what, "SN section 6.1", "put a ReLU after the sum")
     if junctions:
-        plain = [node for node in _behind(trace, _fork(trace, junctions[0])) if trace.is_a(node, tracing.WEIGHTED)]
-        if len(plain) < PLAIN:
+        fork = _fork(trace, junctions[0])
+        plain = [node for node in _behind(trace, fork) if trace.is_a(node, tracing.WEIGHTED)] if fork else []
+        if fork and len(plain) < PLAIN:
             what = f"is the first junction, behind {len(plain)} plain layer(s)"
             remedy = f"put {PLAIN} plain 3x3 convolutions before the residual part"
             yield advise(junctions[0], what, "SN section 6.3", remedy)
@@ -163,10 +182,10 @@ def _reaches_relu_only(trace: Trace, node: fx.Node) -> bool:
     )
 
 
-def _fork(trace: Trace, junction: fx.Node) -> fx.Node:
-    """The last node that all paths into `junction` have in common."""
+def _fork(trace: Trace, junction: fx.Node) -> fx.Node | None:
+    """The last node that all paths into `junction` have in common, if there is one."""
     common = set.intersection(*(_behind(trace, operand) for operand in trace.operands(junction)))
-    return [node for node in trace.module.graph.nodes if node in common][-1]
+    return next((node for node in reversed(trace.module.graph.nodes) if node in common), None)
 
 
 def _behind(trace: Trace, node: fx.Node) -> set[fx.Node]:

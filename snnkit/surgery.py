@@ -28,7 +28,8 @@ def replace_max_pool(net: nn.Module) -> nn.Module:
     Raises ValueError for a dilated max-pool, or if there is none to replace.
     """
     net = copy.deepcopy(net)
-    pools = {name: m for name, m in net.named_modules() if isinstance(m, (*POOLS, *ADAPTIVE_POOLS))}
+    named = net.named_modules(remove_duplicate=False)  # a pool that is used in two places stands in both
+    pools = {name: m for name, m in named if isinstance(m, (*POOLS, *ADAPTIVE_POOLS))}
     if not pools:
         raise ValueError(f"{type(net).__name__} has no max-pool module to replace; convert.lint(net) says what it has")
     for name, pool in pools.items():
@@ -39,6 +40,8 @@ def replace_max_pool(net: nn.Module) -> nn.Module:
         else:
             options = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
             average = POOLS[type(pool)](*options, count_include_pad=False)
+        if not name:
+            return average
         net.set_submodule(name, average)
     return net
 
