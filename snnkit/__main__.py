@@ -47,11 +47,11 @@ def train(options) -> None:
     """Train a net, keep its best validation epoch, store it and its one test figure."""
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     name = options.name or f"{options.model}-{options.data.replace(':', '-').replace('/', '-')}"
-    size = {"size": options.size} if options.size else {}
-    train_split = data.load(options.data, "train", limit=options.limit, **size)
+    size = models.default_size(options.model) if options.size is None else options.size
+    train_split = data.load(options.data, "train", limit=options.limit, size=size)
     if len(train_split.classes) < 2:
         raise ValueError(f"{options.data} holds one class, {train_split.classes[0]}; training needs at least two")
-    validation = data.load(options.data, "validation", mean=train_split.mean, **size)
+    validation = data.load(options.data, "validation", mean=train_split.mean, size=size)
     torch.manual_seed(recipe.seed)
     net = models.build(
         options.model,
@@ -69,7 +69,7 @@ def train(options) -> None:
     history = fit(net, train_split, validation, recipe, data_root() / "cache" / "training" / name, options.device)
 
     checkpoint.round_to_half(net)
-    test = data.load(options.data, "test", mean=train_split.mean, **size)
+    test = data.load(options.data, "test", mean=train_split.mean, size=size)
     correct = evaluate.ann_correct(net, test, device=options.device)
     accuracy, (low, high) = float(correct.double().mean()), evaluate.interval(correct)
     best = max(row["validation"] for row in history.rows)
@@ -103,8 +103,12 @@ def train(options) -> None:
 def convert(options) -> None:
     """Convert a network of the user's own, or a stored one, and write the report."""
     loaded = own_network(options.net)
-    source, size = f"imagefolder:{options.images}", options.size or loaded.size or 32
-    mean = loaded.mean if options.mean is None else _by_channel("mean", options.mean).expand(3, size, size)
+    source = options.images if options.images in sources.NAMES else f"imagefolder:{options.images}"
+    size = options.size if options.size is not None else loaded.size or 32
+    mean = loaded.mean
+    if options.mean is not None:
+        given = _by_channel("mean", options.mean)
+        mean = given.expand(max(len(given), 1 if source == "digits" else 3), size, size)
     deviation = _by_channel("std", options.std)
     if not bool((deviation > 0).all()):
         raise ValueError(f"std is {min(options.std):g}; it must be above 0")
@@ -140,22 +144,27 @@ def own_network(target: str) -> OwnNetwork:
     torch module.
     """
     file, colon, name = target.rpartition(":")
+    if not colon and target.endswith(".py"):
+        raise ValueError(f"{target} names no network; give FILE.py:NAME, where NAME makes a trained network")
     if not colon:
         stored = checkpoint.load(target)
         return OwnNetwork(stored.net, stored.mean, stored.net.config["size"] if hasattr(stored.net, "config") else None)
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"no file {file}; give FILE.py:NAME, where NAME makes a trained network")
-    specification = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if not Path(file).is_file() or Path(file).suffix != ".py":
+        raise FileNotFoundError(f"no Python file {file}; give FILE.py:NAME, where NAME makes a trained network")
+    specification = importlib.util.spec_from_file_location(f"snnkit_own_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
+    sys.path.insert(0, str(Path(file).resolve().parent))  # for what it imports from beside it
     try:
         specification.loader.exec_module(module)
         made = getattr(module, name)
         made = made if isinstance(made, torch.nn.Module) else made()
     except AttributeError as error:
         raise ValueError(f"{file} has no {name}, or fails in it: {error}") from error
-    except Exception as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise ValueError(f"{target} fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+    finally:
+        sys.path.pop(0)
     if not isinstance(made, torch.nn.Module):
         raise ValueError(f"{target} gives {made!r:.60}; it must be, or return, a torch.nn.Module")
     return OwnNetwork(made)
@@ -181,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", required=True, help=f"one of {', '.join(sources.NAMES)}")
     command.add_argument("--name", help="name of the checkpoint (default: MODEL-DATA)")
     command.add_argument("--width", type=float, default=1.0, help="scale of the channel counts (default 1)")
-    command.add_argument("--size", type=int, help="side of the images in pixels (default 32)")
+    command.add_argument("--size", type=int, help="side of the images in pixels (default: the net's own)")
     command.add_argument("--dropout", type=float, default=0.2, help="probability of dropout (default 0.2)")
     command.add_argument("--limit", type=int, help="train on this many images only, class-balanced")
     init = "initial weights (default unit-variance; resnets: paper)"
@@ -199,7 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "net", help="FILE.py:NAME, a trained torch module or a function that makes it; or a checkpoint"
     )
-    command.add_argument("--images", required=True, help="a folder of images, in class folders if there are labels")
+    images = "a folder of images, in class folders if there are labels; or the name of a data set, like digits"
+    command.add_argument("--images", required=True, help=images)
     command.add_argument("--out", default="report", help="folder for report.md and report.json (default report)")
     command.add_argument("--method", choices=METHODS, default="spike-norm", help="(default spike-norm)")
     command.add_argument("--reset", choices=RESETS, default="zero", help="(default zero)")
@@ -209,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--limit", type=int, default=200, help="test images (default 200)")
     command.add_argument("--calibration", type=int, default=32, help="calibration images (default 32)")
-    command.add_argument("--size", type=int, help="side of the images in pixels (default 32)")
+    command.add_argument("--size", type=int, help="side of the images in pixels (default: the net's, else 32)")
     command.add_argument("--mean", type=float, nargs="+", help="a number or one a channel (default: the mean image)")
     command.add_argument("--std", type=float, nargs="+", default=[1.0], help="a number or one a channel (default 1)")
     command.add_argument("--fold-batchnorm", action="store_true", help="merge batch-norms into the layers before them")

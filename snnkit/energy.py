@@ -7,6 +7,7 @@ biases, pools, and the additions where branches meet.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -81,8 +82,9 @@ class Account:
         return sum(row.picojoules(_table(table), estimated) for row in self.rows)
 
     def ratio(self, table: str | Table = "int32", estimated: bool = False) -> float:
-        """How many times more the ANN of the same shape needs: E_ANN / E_SNN (BR eq. 11)."""
-        return self.macs * _table(table).mac / self.picojoules(table, estimated)
+        """How many times more the ANN of the same shape needs: E_ANN / E_SNN (BR eq. 11); infinite if nothing fires."""
+        energy = self.picojoules(table, estimated)
+        return self.macs * _table(table).mac / energy if energy else math.inf
 
 
 def account(

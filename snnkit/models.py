@@ -236,8 +236,7 @@ def build(
         raise ValueError(f"width is {width}; it must be above 0 (1.0 is the paper's net)")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; it must lie in [0, 1)")
-    if size is None:
-        size = 224 if name.startswith("imagenet-") or (resnet and int(resnet[1]) in IMAGENET) else 32
+    size = default_size(name) if size is None else size
     for what, value in (("size", size), ("num_classes", num_classes), ("in_channels", in_channels)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{what} is {value!r}; it must be a whole number of at least 1")
@@ -253,6 +252,12 @@ def build(
     if resnet:
         net.initialise_residual_paths()
     return net
+
+
+def default_size(name: str) -> int:
+    """The side of the images, in pixels, that the topology `name` was made for: 224 for the ImageNet nets, else 32."""
+    resnet = RESNET.fullmatch(name)
+    return 224 if name.startswith("imagenet-") or (resnet and int(resnet[1]) in IMAGENET) else 32
 
 
 @torch.no_grad()

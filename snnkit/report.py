@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -151,15 +152,21 @@ def convert_and_report(
     With `labels` [N] the report gives accuracy, without, how often the SNN answers as the ANN does. `options` are those
     of `snnkit.convert.to_spiking`; its `timesteps` are max(`at`) unless given. `say` receives lines of progress.
 
-    Raises ValueError for a net that cannot be converted, as `to_spiking` does, and for labels that are none of its
-    classes.
+    Raises ValueError for a net that cannot be converted, as `to_spiking` does, for one that gives anything but class
+    scores, and for labels that are none of its classes or not one an image. `net` is left as it was.
     """
     start, at, findings = time.perf_counter(), evaluate.check_steps(at), convert.lint(net)
-    net = net.eval()
+    ann = copy.deepcopy(net).eval()
     options = {"timesteps": at[-1], "coding": coding, "generator": torch.Generator().manual_seed(seed)} | options
     with torch.no_grad():
-        spiking = convert.to_spiking(net, calibration, precision=precision, **options)
-        scores = torch.cat([net(part) for part in images.split(100)])
+        spiking = convert.to_spiking(ann, calibration, precision=precision, **options)
+        scores = torch.cat([ann(part) for part in images.split(100)])
+    if scores.dim() != 2:
+        raise ValueError(f"the net gives {tuple(scores.shape[1:])} values an image; a report needs class scores")
+    if labels is not None:
+        labels = torch.as_tensor(labels)
+        if labels.shape != scores.shape[:1]:
+            raise ValueError(f"labels has shape {tuple(labels.shape)} for {len(scores)} images; give one an image")
     if labels is not None and int(labels.max()) >= scores.shape[1]:
         raise ValueError(f"the labels go up to {int(labels.max())}, but the net tells {scores.shape[1]} classes apart")
     answers = scores.argmax(-1)

@@ -10,7 +10,7 @@ from torch import nn
 
 from snnkit import models, simulate
 from snnkit.dropout import Dropout, HeldDropout
-from snnkit.models import Pool, build, conv, linear, pool, unit_variance_init
+from snnkit.models import Pool, build, conv, default_size, linear, pool, unit_variance_init
 from snnkit.neurons import IF, LIF
 
 
@@ -199,6 +199,7 @@ def test_the_config_rebuilds_the_net():
 
 
 def test_imagenet_nets_take_224_pixels_by_default_and_cifar_nets_32():
+    assert [default_size(name) for name in ("imagenet-vgg16-sn", "resnet34", "resnet20", "vgg9")] == [224, 224, 32, 32]
     assert on_paper("imagenet-vgg13").config["size"] == 224
     assert on_paper("vgg5").config["size"] == 32
 

@@ -27,6 +27,16 @@ biased = nn.Sequential(nn.Conv2d(3, 4, 8), nn.ReLU(), nn.Flatten(), nn.Linear(4,
 
 def broken():
     raise RuntimeError("no weights here\\nat all")
+
+def leaves():
+    raise SystemExit("usage: nets.py WEIGHTS")
+
+def beside():
+    import helper
+    return helper.make(net)
+
+grey = nn.Sequential(nn.Conv2d(1, 4, 8, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2, bias=False))
+maps = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 3, bias=False))
 """
 
 
@@ -78,10 +88,12 @@ def folder(path, count, *classes):
 @pytest.fixture
 def net_file(tmp_path):
     (tmp_path / "nets.py").write_text(TINY)
+    (tmp_path / "nets.txt").write_text(TINY)
+    (tmp_path / "helper.py").write_text("def make(net):\n    return net()\n")
     return tmp_path / "nets.py"
 
 
-@pytest.mark.parametrize("name", ["net", "made"])
+@pytest.mark.parametrize("name", ["net", "made", "beside"])
 def test_the_command_converts_a_net_of_ones_own(name, net_file, tmp_path, capsys):
     source = folder(tmp_path / "images", 40, "cat", "dog")
     command = ["convert", f"{net_file}:{name}", "--images", str(source), "--size", "8", "--at", "10", "30"]
@@ -92,6 +104,23 @@ def test_the_command_converts_a_net_of_ones_own(name, net_file, tmp_path, capsys
     assert 0 <= written["ann_accuracy"] <= 1
     assert set(written["conversion"]["thresholds"]) == {"0", "4"}
     assert (tmp_path / "out" / "report.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["vgg9-digits", "resnet14-digits", "vgg2x4-conversion-digits"])
+def test_the_command_converts_shipped_nets_on_the_data_they_know(name, tmp_path, capsys):
+    command = ["convert", name, "--images", "digits", "--limit", "20", "--at", "100", "200", "--method", "data"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["ann_accuracy"] > 0.8
+    assert written["accuracy"][-1] > 0.6
+
+
+def test_labels_of_another_number_are_refused_and_the_net_stays_as_it_was(tiny):
+    with pytest.raises(ValueError, match=r"labels has shape \(2,\) for 4 images; give one an image"):
+        convert_and_report(tiny.train(), images(4), images(4), [0, 1], at=(5,))
+    assert tiny.training
+    assert convert_and_report(tiny, images(4), images(4), [0, 1, 2, 3], at=(5,)).labelled
+    assert tiny.training
 
 
 def test_without_class_folders_it_reports_agreement_and_other_normalisations_are_possible(net_file, tmp_path):
@@ -112,7 +141,14 @@ def test_without_class_folders_it_reports_agreement_and_other_normalisations_are
         ("nets.py:missing", [], "has no missing"),
         ("nets.py:number", [], "fails: TypeError: 'int' object is not callable"),
         ("nets.py:broken", [], "broken fails: RuntimeError: no weights here"),
-        ("nowhere.py:net", [], "no file"),
+        ("nets.py:leaves", [], "leaves fails: SystemExit: usage: nets.py WEIGHTS"),
+        ("nets.py:grey", [], "does not take torch.float32 images of shape (3, 8, 8)"),
+        ("nets.py:maps", [], "gives (2, 4, 4) values an image; a report needs class scores"),
+        ("nets.py:net", ["--size", "13"], "does not take torch.float32 images of shape (3, 13, 13)"),
+        ("nets.py:net", ["--size", "0"], "size is 0; it must be a whole number of pixels"),
+        ("nets.py", [], "nets.py names no network; give FILE.py:NAME"),
+        ("nets.txt:net", [], "no Python file"),
+        ("nowhere.py:net", [], "no Python file"),
         ("no-such-checkpoint", [], "no checkpoint no-such-checkpoint"),
         ("nets.py:biased", [], "0 has a bias (train it with bias=False, or pass allow_bias=True, SN section 4.3.1)"),
         ("nets.py:net", ["--std", "0.2"], "or use coding='constant'"),
@@ -124,7 +160,7 @@ def test_without_class_folders_it_reports_agreement_and_other_normalisations_are
 )
 def test_a_mistake_ends_in_one_line_and_writes_nothing(target, options, message, net_file, tmp_path, capsys):
     source = folder(tmp_path / "images", 20, "cat", "dog")
-    target = str(tmp_path / target) if ".py" in target else target
+    target = str(tmp_path / target) if target.startswith("n") and "." in target else target
     command = ["convert", target, "--images", str(source), "--size", "8", "--at", "10", "--out", str(tmp_path / "out")]
     assert main([*command, *options]) == 1
     said = capsys.readouterr().err
