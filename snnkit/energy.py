@@ -62,10 +62,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Account:
-    """The cost of one image: `rows` in the order of the forward pass; `timesteps`, None for an ANN."""
+    """The cost of one image: `rows` in the order of the forward pass; `timesteps`, None for an ANN; `uncounted`: the
+    names of weights that took part in nothing that is counted (a recurrent layer's, an embedding's)."""
 
     rows: list[Row]
     timesteps: int | None
+    uncounted: tuple[str, ...] = ()
 
     @property
     def macs(self) -> float:
@@ -97,19 +99,20 @@ def account(
 ) -> Account:
     """Run `images` [B, ...] through an ANN, or for `timesteps` steps through a spiking net, and count (means over B).
 
-    Whatever computes a convolution or a matrix product with one of the net's weights is seen, as module or function.
+    Whatever computes a convolution or a matrix product is seen, as module or function; recurrent layers are not.
     A pooled spike is still a spike: the layer behind the pool adds for each spike before it. `coding` and `generator`
     as for `snnkit.simulate`.
 
-    Raises ValueError for a spiking net without `timesteps`, or an ANN with.
+    Raises ValueError for a spiking net without `timesteps`, or an ANN with, and for no images.
     """
+    if not len(images):
+        raise ValueError("images is an empty batch; give at least one image")
     spiking = any(isinstance(module, Stateful) for module in net.modules())
     if spiking != (timesteps is not None):
         wanted = "give the number of timesteps" if spiking else "it has no neurons, so give no timesteps"
         raise ValueError(f"timesteps is {timesteps} for {'a spiking net' if spiking else 'an ANN'}; {wanted}")
     meter = Meter(net, spiking)
-    hooks = [net.register_forward_pre_hook(meter.begin)]
-    hooks += [m.register_forward_hook(meter.fired) for m in net.modules() if isinstance(m, LIF)]
+    hooks = meter.hooks(net, LIF)
     was_training = {m for m in net.modules() if m.training}
     net.eval()
     try:
@@ -123,7 +126,8 @@ def account(
             hook.remove()
         for module in was_training:
             module.training = True
-    return Account(_rows(meter, images.shape[1] if spiking and coding is None else len(images)), timesteps)
+    rows = _rows(meter, images.shape[1] if spiking and coding is None else len(images))
+    return Account(rows, timesteps, meter.unread(net))
 
 
 def _rows(meter: Meter, images: int) -> list[Row]:

@@ -1,10 +1,14 @@
 """Spiking nets to and from NIR, the neuromorphic intermediate representation (package `nir`, Pedersen 2024).
 
 NIR describes neurons in continuous time; one of our steps is one unit of its time, so an IF has R = 1 and a LIF
-tau = R = 1 / (1 - leak). What NIR cannot carry is refused: reset by subtraction, pools over uneven cells, maps other
-than in two dimensions. What it does not know is said otherwise: sums are edges that meet; gains, concatenations and
+tau = R = 1 / (1 - leak). What NIR cannot carry is refused: reset by subtraction, pools over uneven cells or with other
+divisors, differences and divisions, crops and padding in space, tensors added to themselves, maps other than in two
+dimensions. What it does not know is said otherwise: sums are edges that meet; gains, concatenations and
 type-A shortcuts are 1x1 convolutions; a threshold that a membrane must reach, not exceed, is the next smaller number.
 Dropout and surrogates are left out: NIR describes nets after training.
+
+The spikes of a net written and read again are ours, each of them. Another simulator adds in another order: of its
+output counts, one in a hundred may differ, by one spike (spikingjelly on a VGG9: 99.8 % equal, see the results).
 """
 
 from __future__ import annotations
@@ -74,7 +78,10 @@ class _Imported(nn.Module):
         layers = [_layer(nir, name, graph.nodes[name]) for name in order]
         self.layers = nn.ModuleList(layers)
         self._plan = [[order.index(source) for source in before[name]] for name in order]
-        self._result = order.index(next(name for name in order if isinstance(graph.nodes[name], nir.Output)))
+        results = [place for place, name in enumerate(order) if isinstance(graph.nodes[name], nir.Output)]
+        if len(results) != 1:
+            raise ValueError(f"the NIR graph has {len(results)} outputs; snnkit reads graphs of one")
+        self._result = results[0]
 
     def forward(self, x):
         values = []

@@ -10,9 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-WEIGHTED = (F.conv1d, F.conv2d, F.conv3d, F.linear)
+TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+WEIGHTED = (F.conv1d, F.conv2d, F.conv3d, *TRANSPOSED, F.linear)
+MATMULS = (torch.matmul, torch.mm, *(getattr(torch.Tensor, name) for name in ("matmul", "mm", "__matmul__")))
+PRODUCTS = (  # of other tensors than an input and a weight
+    *(torch.bmm, torch.Tensor.bmm, torch.addmm, torch.baddbmm, torch.einsum, torch.tensordot, F.bilinear),
+    *(torch.Tensor.__rmatmul__, F.scaled_dot_product_attention, F.multi_head_attention_forward),
+)
 KINDS = ("binary", "integer", "real")  # what a layer reads: spikes, sums of spikes, other numbers
 
 
@@ -45,37 +52,84 @@ class Meter(TorchFunctionMode):
         self.spiking, self.behind = spiking, WeakTensorKeyDictionary()
         self.totals: defaultdict[tuple[str, int], Total] = defaultdict(Total)  # by layer and pass
         self.passes: Counter[str] = Counter()
+        self.inside: list[str] = []  # the modules that run at the moment, outermost first
+        self.batch = 1  # images, or image-steps, of the forward pass
 
-    def begin(self, module, inputs) -> None:
+    def hooks(self, net: nn.Module, neurons: type) -> list:
+        """Hooks for a run of `net`, whose spikes come from `neurons`; remove them afterwards."""
+        found = [net.register_forward_pre_hook(self._begin)]
+        for name, module in net.named_modules():
+            found.append(module.register_forward_pre_hook(lambda *_, name=name: self.inside.append(name)))
+            found.append(module.register_forward_hook(self._left))
+            if isinstance(module, neurons):
+                found.append(module.register_forward_hook(self._fired))
+        return found
+
+    def unread(self, net: nn.Module) -> tuple[str, ...]:
+        """The weights, by name, that nothing counted has read."""
+        read = {name for name, _ in self.totals}
+        return tuple(
+            name
+            for name, parameter in net.named_parameters()
+            if parameter.dim() > 1 and not any(name == layer or name.startswith(f"{layer}.") for layer in read)
+        )
+
+    def _left(self, *_) -> None:
+        self.inside.pop()
+
+    def _begin(self, module, inputs) -> None:
         """A forward pass starts, over some steps; spikes among its inputs are known by their values."""
         self.passes.clear()
-        image = inputs[0]
+        self.batch, image = len(inputs[0]), inputs[0]
         if self.spiking and bool(((image == 0) | (image.abs() == 1)).all()):
             self.behind[image] = _Behind(image.abs(), image.abs(), "binary")
 
-    def fired(self, module, inputs, spikes) -> None:
+    def _fired(self, module, inputs, spikes) -> None:
         """A neuron layer has fired."""
         number = spikes.as_subclass(torch.Tensor).to(module.threshold.dtype)
         self.behind[spikes] = _Behind(number, number, "binary")
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if function in WEIGHTED or function in MATMULS or function in _FOLLOWED:
+            args, kwargs = _in_order(args, dict(kwargs))
+        if function in PRODUCTS:
+            with FlopCounterMode(display=False) as flops:
+                result = function(*args, **kwargs)
+            self._total(self.inside[-1] if self.inside else "", result, flops.get_total_flops() // 2).kind = "real"
+            return result
         result = function(*args, **kwargs)
-        if function in WEIGHTED and id(args[1]) in self.names:
+        if function in WEIGHTED:
             self._count(function, result, *args, **kwargs)
+        elif function in MATMULS:
+            self._count(F.linear, result, args[0], args[1].mT, names=(args[1],))
         elif function in _FOLLOWED:
             behind = _FOLLOWED[function](function, self.behind, args, kwargs)
-            if behind is not None:
+            if isinstance(behind, tuple) and not isinstance(behind, _Behind):
+                self.behind.update(zip(result, behind, strict=True))
+            elif behind is not None:
                 self.behind[result] = behind
         return result
 
-    def _count(self, function, result, x, weight, bias=None, *geometry, **options) -> None:
-        name = self.names[id(weight)]
+    def _total(self, name: str, result, macs: int) -> Total:
+        """Where the next pass through `name` is counted: `macs` of the whole batch more."""
         self.passes[name] += 1
         total = self.totals[name, self.passes[name]]
-        total.macs = result[0].numel() * weight[0].numel()
-        total.presentations += len(result)
-        behind = self.behind.get(x)
+        steps = len(result) if len(result) % self.batch else self.batch
+        total.macs = macs / steps
+        total.presentations += steps
+        return total
+
+    def _count(self, function, result, x, weight, bias=None, *geometry, names=(), **options) -> None:
+        known = [self.names[id(w)] for w in (weight, *names) if id(w) in self.names]
+        name = (known or self.inside[-1:] or [function.__name__])[0]
+        if function in TRANSPOSED:
+            macs = x.numel() * weight[0].numel()
+        elif function is F.linear:
+            macs = result.numel() * weight.shape[-1]
+        else:
+            macs = result.numel() * weight[0].numel()
+        total, behind = self._total(name, result, macs), self.behind.get(x)
         if behind is None:
             total.kind = "real"
             return
@@ -83,15 +137,30 @@ class Meter(TorchFunctionMode):
         total.activity += float(behind.mean.double().sum())
         total.elements += behind.mean.numel()
         if function is F.linear:
-            total.acs += float(behind.number.double().sum()) * len(weight)
+            total.acs += float(behind.number.double().sum()) * weight.shape[-2]
+            return
+        positions = _positions_read(function, x[:1, :1], weight[:1, :1], geometry, options)
+        reached = float((behind.number.double().sum((0, 1)) * positions).sum())
+        if function in TRANSPOSED:
+            total.acs += reached * weight.shape[1]
         else:
             groups = geometry[3] if len(geometry) > 3 else options.get("groups", 1)
-            positions = _positions_read(function, x[:1, :1], weight[:1, :1], geometry[:3], options)
-            total.acs += float((behind.number.double().sum((0, 1)) * positions).sum()) * len(weight) / groups
+            total.acs += reached * len(weight) / groups
+
+
+def _in_order(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Operands that were given by name, in their places."""
+    for place, names in enumerate((("input", "tensors", "tensor"), ("weight", "mat2", "other"), ("bias",))):
+        name = next((name for name in names if name in kwargs), None)
+        if name is not None and len(args) == place:
+            args = (*args, kwargs.pop(name))
+    return args, kwargs
 
 
 def _positions_read(function, x, weight, geometry, options) -> torch.Tensor:
     """[H, W]: how many output positions of a convolution read each input position: the gradient of their sum."""
+    groups = 4 if function in TRANSPOSED else 3  # its place behind the bias: one channel has no groups
+    geometry = [1 if place == groups else value for place, value in enumerate(geometry)]
     options = {name: value for name, value in options.items() if name != "groups"}
     with torch.enable_grad():
         x = torch.zeros_like(x.as_subclass(torch.Tensor), dtype=torch.float64, requires_grad=True)
@@ -100,9 +169,14 @@ def _positions_read(function, x, weight, geometry, options) -> torch.Tensor:
 
 
 def _moved(function, behind, args, kwargs):
-    """Spikes that change places."""
+    """Spikes that change places, into one tensor or several."""
     known = behind.get(args[0])
-    return known and _Behind(*(function(x, *args[1:], **kwargs) for x in known[:2]), known.kind)
+    if known is None:
+        return None
+    number, mean = (function(x, *args[1:], **kwargs) for x in known[:2])
+    if isinstance(number, torch.Tensor):
+        return _Behind(number, mean, known.kind)
+    return tuple(_Behind(*part, known.kind) for part in zip(number, mean, strict=True))
 
 
 def _scaled(function, behind, args, kwargs):
@@ -131,7 +205,12 @@ def _pooled(function, behind, args, kwargs):
     if known is None:
         return None
     mean = function(known.mean, *args[1:], **kwargs)
-    if function in (F.avg_pool2d, F.avg_pool3d):
+    if function is F.avg_pool1d:
+        names = ("kernel_size", "stride", "padding", "ceil_mode")
+        options = dict(zip(names, args[1:5], strict=False)) | {k: v for k, v in kwargs.items() if k in names}
+        flat = {k: (v if isinstance(v, bool) else (int(k != "padding"), *_single(v))) for k, v in options.items() if v}
+        number = F.avg_pool2d(known.number.unsqueeze(-2), **flat, divisor_override=1).squeeze(-2)
+    elif function in (F.avg_pool2d, F.avg_pool3d):
         options = dict(zip(("stride", "padding", "ceil_mode"), args[2:5], strict=False)) | kwargs
         number = function(known.number, *args[1:2], **options | {"divisor_override": 1})
     else:
@@ -156,13 +235,26 @@ def _summed(function, behind, args, kwargs):
     return _Behind(number, mean, "integer")
 
 
-_METHODS = ("flatten", "reshape", "view", "permute", "transpose", "squeeze", "contiguous", "clone", "__getitem__")
+def _single(value) -> tuple[int]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _of(*names: str) -> tuple:
+    """Functions of these names: torch's and the tensors' own."""
+    return tuple(f for name in names for f in (getattr(torch, name, None), getattr(torch.Tensor, name, None)) if f)
+
+
+_MOVES = ("flatten", "reshape", "view", "permute", "transpose", "squeeze", "chunk", "split", "clone", "contiguous")
+_POOLS = (
+    *(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+)
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 _FOLLOWED = {
-    **dict.fromkeys((torch.flatten, torch.permute, torch.transpose, torch.squeeze, F.pad), _moved),
-    **dict.fromkeys((getattr(torch.Tensor, name) for name in _METHODS), _moved),
-    **dict.fromkeys((torch.Tensor.mul, torch.Tensor.div, torch.mul, torch.div, F.dropout, F.dropout2d), _scaled),
-    **dict.fromkeys((torch.cat, torch.concat), _joined),
-    **dict.fromkeys((torch.add, torch.Tensor.add, torch.Tensor.add_, torch.sub, torch.Tensor.sub), _added),
-    **dict.fromkeys((F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), _pooled),
-    **dict.fromkeys((torch.mean, torch.Tensor.mean, torch.sum, torch.Tensor.sum), _summed),
+    **dict.fromkeys((*_of(*_MOVES, "__getitem__"), F.pad), _moved),
+    **dict.fromkeys((*_of("mul", "div", "true_divide", "neg", "__neg__", "mul_", "div_"), *_DROPOUTS), _scaled),
+    **dict.fromkeys(_of("cat", "concat", "stack"), _joined),
+    **dict.fromkeys(_of("add", "add_", "sub", "sub_", "__add__", "__sub__", "__radd__"), _added),
+    **dict.fromkeys(_POOLS, _pooled),
+    **dict.fromkeys(_of("mean", "sum"), _summed),
 }

@@ -70,6 +70,8 @@ class Writer:
         elif isinstance(module, nn.Linear):
             self._place(node, self._affine(module.weight), [x])
         elif isinstance(module, nn.AvgPool2d):
+            if module.divisor_override:
+                self._refuse(node, "an average pool with divisor_override")
             options = (module.stride, module.padding, module.ceil_mode, module.count_include_pad)
             self._pool(node, x, module.kernel_size, *options)
         elif isinstance(module, nn.AdaptiveAvgPool2d):
@@ -102,7 +104,9 @@ class Writer:
             self._place(node, self._embed(x, value.shape[1]), [x])
         elif function is F.avg_pool2d:
             options = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True}
-            options |= dict(zip(options, node.args[2:], strict=False)) | dict(node.kwargs)
+            options |= dict(zip((*options, "divisor_override"), node.args[2:], strict=False)) | dict(node.kwargs)
+            if options.pop("divisor_override", None):
+                self._refuse(node, "an average pool with divisor_override")
             self._pool(node, x, node.args[1], *list(options.values())[:4])
         elif function is F.adaptive_avg_pool2d or (function in ("mean", torch.mean) and value.dim() == 2):
             self._adaptive(node, x)
@@ -127,8 +131,14 @@ class Writer:
         return self.nir.LIF(tau=tau, r=tau, v_leak=zero, v_threshold=threshold, v_reset=zero)
 
     def _conv(self, x: fx.Node, weight: torch.Tensor, stride, padding, dilation, groups):
+        """Groups as zeros in the weights between them, for NIR's readers do not agree about groups."""
         shape, bias = tuple(self.values[x].shape[2:]), np.zeros(len(weight), "f4")
-        return self.nir.Conv2d(shape, _array(weight), stride, padding, dilation, groups, bias)
+        outputs, inputs = len(weight) // groups, weight.shape[1]
+        dense = weight.new_zeros(len(weight), inputs * groups, *weight.shape[2:])
+        for group in range(groups):
+            mine = slice(group * outputs, (group + 1) * outputs)
+            dense[mine, group * inputs : (group + 1) * inputs] = weight[mine]
+        return self.nir.Conv2d(shape, _array(dense), stride, padding, dilation, 1, bias)
 
     def _affine(self, weight: torch.Tensor):
         return self.nir.Affine(_array(weight), np.zeros(len(weight), "f4"))
@@ -143,7 +153,11 @@ class Writer:
 
     def _add(self, node: fx.Node) -> None:
         known = [x for x in node.args[:2] if x in self.sources]
+        if node.kwargs.get("alpha", 1) != 1:
+            self._refuse(node, "a sum with a factor alpha")
         if len(known) == 2:
+            if set(self.sources[known[0]]) & set(self.sources[known[1]]):
+                self._refuse(node, "a tensor added to itself")
             self.sources[node] = [*self.sources[known[0]], *self.sources[known[1]]]
             return
         # a bias: the constant joins the layer that it is added to
@@ -153,6 +167,8 @@ class Writer:
         self.sources[node] = [name]
 
     def _cat(self, node: fx.Node, value) -> None:
+        if (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) not in (1, 1 - value.dim()):
+            self._refuse(node, "a concatenation along anything but the channels")
         names, first = [], 0
         for place, x in enumerate(node.args[0]):
             name = f"{node.name}_{place}"

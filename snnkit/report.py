@@ -98,7 +98,13 @@ class Report:
         return (
             f"## Energy of one image, {account.timesteps} steps\n\n{account.macs / 1e6:,.1f} M MACs as an ANN; "
             f"{account.acs / 1e6:,.1f} M ACs as an SNN. Convolutions and linear layers only: no memory, membranes, "
-            "biases or pools. Break-even: spikes an input in all steps at which both cost the same.\n\n"
+            "biases or pools. Break-even: spikes an input in all steps at which both cost the same."
+            + (
+                f" Not counted, for nothing known reads them: {', '.join(account.uncounted)}."
+                if account.uncounted
+                else ""
+            )
+            + "\n\n"
             + "\n".join(rows)
         )
 

@@ -162,6 +162,14 @@ def _advice(trace: Trace) -> Iterator[Finding]:
             what = f"is the first junction, behind {len(plain)} plain layer(s)"
             remedy = f"put {PLAIN} plain 3x3 convolutions before the residual part"
             yield advise(junctions[0], what, "SN section 6.3", remedy)
+        for node in plain:
+            if max(getattr(trace.target(node), "kernel_size", (1,))) > 3:
+                yield advise(node, "is a wide kernel", "SN section 6.3", f"use {PLAIN} plain 3x3 convolutions instead")
+    for node in junctions:
+        yield from (
+            advise(layer, "is a shortcut with weights", "SN section 6", "use type A: a stride, and channels of zeros")
+            for layer in _projections(trace, node)
+        )
     for node in nodes:
         if trace.is_a(node, tracing.DROPOUTS):
             if any(trace.is_a(user, tracing.AVERAGE_POOLS) for user in node.users):
@@ -169,6 +177,17 @@ def _advice(trace: Trace) -> Iterator[Finding]:
             if any(user in junctions for user in node.users):
                 remedy = "drop only inside the residual path, before its last convolution"
                 yield advise(node, "is dropout at a junction", "SN section 7.1", remedy)
+
+
+def _projections(trace: Trace, junction: fx.Node) -> list[fx.Node]:
+    """The weight layers in paths into `junction` without a ReLU, beside a path that has one."""
+    fork = _fork(trace, junction)
+    if fork is None:
+        return []
+    paths = [_behind(trace, operand) - _behind(trace, fork) for operand in trace.operands(junction)]
+    bent = [any(trace.is_a(node, tracing.RELUS) for node in path) for path in paths]
+    straight = [path for path, has_relu in zip(paths, bent, strict=True) if not has_relu] if any(bent) else []
+    return [node for path in straight for node in path if trace.is_a(node, tracing.WEIGHTED)]
 
 
 def _reaches_relu_only(trace: Trace, node: fx.Node) -> bool:

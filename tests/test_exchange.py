@@ -21,6 +21,23 @@ def conv(inputs, outputs, size=3, stride=1, bias=False):
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=bias)
 
 
+class Joined(nn.Module):
+    """One convolution and a classifier, joined as `run` says."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run, self.a, self.fc = run, conv(2, 4), nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        return self.fc(self.run(F.relu(self.a(x))).mean((2, 3)))
+
+
+class Grouped(nn.Sequential):
+    def __init__(self):
+        first = nn.Conv2d(2, 6, 3, groups=2, bias=False)
+        super().__init__(first, nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
 class Everything(nn.Module):
     """All that conversion carries: sums with gains, a concatenation, biases, pools of several kinds."""
 
@@ -57,6 +74,7 @@ def trains(net, images, steps):
 
 NETS = {
     "everything": (Everything, {"allow_bias": True}),
+    "groups": (Grouped, {"allow_bias": True}),
     "resnet8": (lambda: models.build("resnet8", width=0.25, in_channels=2, size=8), {}),
     "vgg with passes": (lambda: models.build("vgg2x4-conversion", width=0.06, in_channels=2, size=8), {}),
     "leaky": (lambda: models.build("vgg3", width=0.06, in_channels=2, size=8), {"neuron": partial(LIF, 0.75)}),
@@ -112,6 +130,23 @@ def test_what_nir_cannot_carry_is_refused():
         exchange.to_nir(net, image)
 
 
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda x: torch.add(x, F.avg_pool2d(x, 3, 1, 1), alpha=2), "a sum with a factor alpha, at add"),
+        (lambda x: x + x, "a tensor added to itself, at add"),
+        (lambda x: F.avg_pool2d(x, 2, divisor_override=1), "an average pool with divisor_override, at avg_pool2d"),
+        (nn.AvgPool2d(2, divisor_override=1), "an average pool with divisor_override, at run"),
+        (lambda x: torch.cat([x, x], 2), "a concatenation along anything but the channels, at cat"),
+        (lambda x: x - F.avg_pool2d(x, 3, 1, 1), "NIR cannot carry sub, at sub"),
+    ],
+)
+def test_what_nir_would_say_otherwise_is_refused(run, message):
+    spiking = convert.to_spiking(Joined(run), torch.rand(2, 2, 8, 8), "data")
+    with pytest.raises(ValueError, match=message):
+        exchange.to_nir(spiking, torch.zeros(1, 2, 8, 8))
+
+
 def graph(*nodes, edges=None):
     named = {str(place): node for place, node in enumerate(nodes)}
     edges = edges or [(str(place), str(place + 1)) for place in range(len(nodes) - 1)]
@@ -137,6 +172,8 @@ def test_what_we_cannot_run_is_refused(middle, message):
     ends = nir.Input({"input": np.array([2])}), nir.Output({"output": np.array([2])})
     with pytest.raises(ValueError, match=message):
         exchange.from_nir(graph(ends[0], *middle, ends[1]))
+    with pytest.raises(ValueError, match="the NIR graph has 0 outputs"):
+        exchange.from_nir(graph(ends[0], neuron()))
     with pytest.raises(ValueError, match="has a cycle"):
         exchange.from_nir(graph(ends[0], neuron(), ends[1], edges=[("0", "1"), ("1", "1"), ("1", "2")]))
 

@@ -19,6 +19,7 @@ class Net(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 4), nn.ReLU(), conv(4, 4), nn.ReLU())
         self.a, self.b, self.drop = conv(4, 4), conv(4, 4), nn.Dropout(0.2)
+        self.one, self.wide = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(3, 3, 7, padding=3, bias=False)
         self.out = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 2, bias=False))
         self._forward = forward
 
@@ -40,6 +41,12 @@ CASES = {
     "dropout at the junction": (
         lambda s, x: (lambda y: F.relu(s.drop(s.b(F.relu(s.a(y)))) + y))(s.stem(x)),
         ["SN section 7.1"],
+    ),
+    "projection": (lambda s, x: (lambda y: F.relu(s.b(F.relu(s.a(y))) + s.one(y)))(s.stem(x)), ["SN section 6"]),
+    "two branches": (lambda s, x: (lambda y: F.relu(s.b(y) + s.one(y)))(s.stem(x)), []),
+    "wide kernel": (
+        lambda s, x: (lambda y: F.relu(s.b(F.relu(s.a(y))) + y))(s.stem(s.wide(x))),
+        ["SN section 6.3"],
     ),
     "dropout before a pool": (lambda s, x: s.drop(s.stem(x)), ["SN section 7.1"]),
     "max-pool": (lambda s, x: F.max_pool2d(s.stem(x), 1), ["SN section 4.3.2"]),
