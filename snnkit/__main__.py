@@ -154,7 +154,8 @@ def own_network(target: str) -> OwnNetwork:
     specification = importlib.util.spec_from_file_location(f"snnkit_own_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
-    sys.path.insert(0, str(Path(file).resolve().parent))  # for what it imports from beside it
+    folder = str(Path(file).resolve().parent)
+    sys.path.insert(0, folder)  # for what it imports from beside it
     try:
         specification.loader.exec_module(module)
         made = getattr(module, name)
@@ -164,7 +165,7 @@ def own_network(target: str) -> OwnNetwork:
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise ValueError(f"{target} fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
     finally:
-        sys.path.pop(0)
+        sys.path.remove(folder)
     if not isinstance(made, torch.nn.Module):
         raise ValueError(f"{target} gives {made!r:.60}; it must be, or return, a torch.nn.Module")
     return OwnNetwork(made)

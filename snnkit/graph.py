@@ -62,6 +62,8 @@ class SiteGraph(Trace):
 
     def check(self, images: torch.Tensor) -> None:
         """Raise ValueError for images [N, ...] that the net does not take, or whose number its answers do not have."""
+        if not len(images):
+            raise ValueError("images is an empty batch; give at least one image")
         for count in (2, 3):
             several = images[:1].expand(count, *images.shape[1:])
             try:

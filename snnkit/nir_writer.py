@@ -91,7 +91,7 @@ class Writer:
             self._place(node, self._conv(x, weight, stride, padding, dilation, groups), [x])
         elif function is F.linear:
             self._place(node, self._affine(self.values[node.args[1]]), [x])
-        elif function in (operator.add, operator.iadd, torch.add, "add", "add_"):
+        elif function in (operator.add, torch.add, "add"):
             self._add(node)
         elif function in (operator.mul, torch.mul, "mul"):
             x, factor = (x, node.args[1]) if isinstance(x, fx.Node) else (node.args[1], x)

@@ -50,7 +50,8 @@ IN_PLACE = {
     **{operator.imul: operator.mul, operator.itruediv: operator.truediv},
     **{f"{name}_": name for name in ("relu", "add", "sub", "mul", "div")},
 }  # operations that change their first operand: the same as a new tensor
-VIEWS = (*RESHAPES, *DROPOUTS)  # in eval mode what they give may be the very tensor they read
+COPIES = ("clone", operator.neg, torch.neg)  # reshapes that always give a new tensor
+VIEWS = (*(x for x in RESHAPES if x not in COPIES), *DROPOUTS)  # what they give may be the tensor they read
 
 
 class Trace:
@@ -109,7 +110,7 @@ class Trace:
         self.module.recompile()
 
     def _changes_its_operand(self, node: fx.Node) -> bool:
-        """Whether `node` works in place; it does not any more."""
+        """Whether `node` changes a tensor in place (a size is no tensor); it does not any more."""
         if self.is_a(node, (nn.ReLU,)):
             changes, self.target(node).inplace = self.target(node).inplace, False
         elif self.is_a(node, (F.relu,)):
@@ -118,7 +119,7 @@ class Trace:
         else:
             changes = self.is_a(node, tuple(IN_PLACE))
             node.target = IN_PLACE[node.target] if changes else node.target
-        return changes and isinstance(node.args[0], fx.Node)
+        return changes and isinstance(node.args[0], fx.Node) and not self.is_shape(node.args[0])
 
     def target(self, node: fx.Node):
         """What a node calls: a module instance, a function, or the name of a tensor method."""

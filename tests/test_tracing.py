@@ -82,7 +82,17 @@ def scaled_in_place(net, x):
     return net.c(y.relu()).relu()
 
 
+def sizes_and_copies(net, x):
+    x = net.a(x).relu()
+    side = half = x.shape[2]
+    half /= 2
+    kept = x.clone()
+    x *= half
+    return net.b(x / side + kept).relu()
+
+
 IN_PLACE = {
+    "a size, and a copy": sizes_and_copies,
     "F.relu_": ignored(lambda net, x: F.relu_(x)),
     "tensor.relu_": ignored(lambda net, x: x.relu_()),
     "module": ignored(lambda net, x: net.act(x)),
@@ -234,6 +244,11 @@ def test_images_that_the_net_does_not_take_are_named(images, change, words, meth
     with pytest.raises(ValueError, match=words) as refusal:
         convert.to_spiking(net, change(images), method, timesteps=5)
     assert "\n" not in str(refusal.value)
+
+
+def test_no_images_are_refused(images):
+    with pytest.raises(ValueError, match="images is an empty batch"):
+        convert.data_norm(Net(lambda net, x: net.a(x).relu()), images[:0])
 
 
 def test_reshapes_that_mix_images_are_refused(images):
