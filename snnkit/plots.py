@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colour-blind-safe palette. Black is drawn in the page's own text colour.
+# Methods, rungs and nets, in Okabe and Ito's colour-blind-safe palette. Black is drawn in the page's own text colour.
 COLOURS = {
     "ann": "#000000",
     "model": "#CC79A7",
@@ -31,6 +31,12 @@ COLOURS = {
     "constraint-3-data": "#0072B2",
     "basic-gains": "#D55E00",
     "gains": "#009E73",
+    "resnet20": "#0072B2",
+    "vgg16": "#D55E00",
+    "vgg9": "#009E73",
+    "vgg7": "#0072B2",
+    "vgg2x4": "#D55E00",
+    "vgg3x2": "#009E73",
     "positive": "#0072B2",
     "negative": "#D55E00",
 }
@@ -62,6 +68,7 @@ MARKERS |= {
     "basic-gains": "P",
     "gains": "D",
 }
+MARKERS |= {"resnet20": "o", "vgg16": "s", "vgg9": "D", "vgg7": "o", "vgg2x4": "s", "vgg3x2": "D"}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 WIDTH, FIRST_ROW, NEXT_ROW = 6.4, 3.3, 2.7  # inches
@@ -107,19 +114,28 @@ def figure(rows: int = 1, columns: int = 1, height: float | None = None, **optio
     return fig, axes
 
 
-def curve(axes, x, y, low=None, high=None, *, method: str, label: str | None = None, **options):
+def net_style(name: str) -> str | None:
+    """The `method` that draws net `name` (a checkpoint's name, "vgg9-cifar10"); None if its topology has no colour."""
+    topology = name.split("-")[0]
+    return topology if topology in COLOURS else None
+
+
+def curve(axes, x, y, low=None, high=None, *, method: str | None, label: str | None = None, **options):
     """Draw y over x in the colour, dash and marker of `method`, with a band from `low` to `high` if both are given.
 
-    `x`, `y`, `low`, `high` [n], in the units of the axes. `label` defaults to the method's name. Returns the line.
+    `x`, `y`, `low`, `high` [n], in the units of the axes. `label` defaults to the method's name; `method` None takes
+    the next colour of the axes, for a net of the reader's own, and needs a label. Returns the line.
     Raises ValueError for an unknown method or a band with one side only.
     """
     if (low is None) != (high is None):
         raise ValueError("a band needs both low and high; give both or neither")
     style = {"linewidth": 2, "markersize": 5, "linestyle": DASHES.get(method, "-"), "marker": MARKERS.get(method, "")}
+    if method is not None:
+        style["color"] = colour(method)
     label = LABELS.get(method, method) if label is None else label
-    (line,) = axes.plot(x, y, color=colour(method), label=label, **(style | options))
+    (line,) = axes.plot(x, y, label=label, **(style | options))
     if low is not None:
-        axes.fill_between(x, low, high, color=colour(method), alpha=0.2, linewidth=0)
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     return line
 
 

@@ -66,6 +66,18 @@ def test_a_curve_has_its_methods_colour_label_and_band():
     assert band.get_paths()[0].get_extents().extents.tolist() == [1, 2, 2, 5]
 
 
+def test_a_net_has_its_topologys_colour_and_an_unknown_one_the_next_free():
+    assert plots.net_style("vgg9-cifar10") == "vgg9"
+    assert plots.net_style("mine.safetensors") is None
+    _, axes = plots.figure()
+    first, second = (plots.curve(axes, [1], [2], [1], [3], method=None, label=name) for name in ("mine", "yours"))
+    assert first.get_color() != second.get_color()
+    assert [matplotlib.colors.to_hex(band.get_facecolor()[0]).upper() for band in axes.collections] == [
+        first.get_color(),
+        second.get_color(),
+    ]
+
+
 def test_half_a_band_is_refused():
     _, axes = plots.figure()
     with pytest.raises(ValueError, match="give both or neither"):
