@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 from snnkit.dropout import Dropout, HeldDropout
+from snnkit.neurons import Stateful
 from snnkit.residual import NAME as RESIDUAL
 from snnkit.residual import MSResNet
 from snnkit.resnet import IMAGENET, ResNet
 from snnkit.resnet import NAME as RESNET
+from snnkit.simulation import simulate
 
 
 @dataclass(frozen=True)
@@ -261,8 +263,12 @@ def default_size(name: str) -> int:
 
 
 @torch.no_grad()
-def unit_variance_init(net: nn.Module, images: torch.Tensor, classifier_gain: float = 0.3) -> nn.Module:
+def unit_variance_init(
+    net: nn.Module, images: torch.Tensor, classifier_gain: float = 0.3, timesteps: int = 4
+) -> nn.Module:
     """Rescale every weight layer so that its output has unit variance on `images` [N, C, H, W]; in place.
+
+    A spiking net is shown the images as constant currents for `timesteps` steps, and the variance is also over time.
 
     SN's own initialisation leaves a deep bias-free net with average pools untrainable for a long time: the
     pools shrink the signal. Layer-sequential unit variance (Mishkin & Matas 2016) makes it learn within its
@@ -271,16 +277,20 @@ def unit_variance_init(net: nn.Module, images: torch.Tensor, classifier_gain: fl
     """
     kept = net.residual_layers() if isinstance(net, ResNet) else []
     layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in kept}
+    spiking = any(isinstance(module, Stateful) for module in net.modules())
     for name, layer in layers.items():
         seen: list[torch.Tensor] = []
         handle = layer.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
-        net(images)
+        if spiking:
+            simulate(net, images, timesteps, coding="constant")
+        else:
+            net(images)
         handle.remove()
         if not seen:
             raise ValueError(
                 "a layer of the net is never called; unit_variance_init needs every layer on the forward path"
             )
-        deviation = seen[0].std()
+        deviation = torch.cat(seen).std()
         if not deviation > 0:
             raise ValueError(f"{name} gives the same output for every image; give unit_variance_init other images")
         layer.weight /= deviation

@@ -34,7 +34,7 @@ def test_train_leaves_a_checkpoint_and_a_record_that_agree(tmp_path, monkeypatch
         (["train", "vgg3", "--data", "mnist"], "unknown data set 'mnist'; the data sets are"),
         (["train", "vgg3", "--data", "cifar100"], "CIFAR-100 is not in"),
         (["train", "vgg3", "--data", "imagefolder:/no/such/folder"], "no image folder at"),
-        (["train", "ms-resnet8", "--data", "digits"], "ms-resnet8 is a spiking net; this command trains ANNs"),
+        (["train", "ms-resnet8", "--data", "digits"], "the net has neurons; give the recipe timesteps"),
         (["train", "vgg3", "--data", "digits", "--epochs", "0"], "epochs is 0; it must be above 0"),
         (["train", "vgg3", "--data", "digits", "--limit", "0"], "limit is 0"),
     ],
