@@ -59,6 +59,7 @@ class Presentation:
         self.spike_counts: defaultdict[nn.Module, float] = defaultdict(float)  # spikes so far, over the batch
         self.neuron_counts: dict[nn.Module, int] = {}  # neurons, over the batch
         self.widest = 0  # elements of the largest input or neuron tensor, per step
+        self.constant = False  # whether the input is the same at every step
         self.spikes_as_bytes = False  # in precision "int8"
         self.keeps_codes = True  # whether autograd may save spikes as codes (see `snnkit.spikes`)
 
@@ -96,6 +97,7 @@ class Stateful(nn.Module):
     """A layer that remembers something over one presentation. `key` names it in `Simulation.rates`."""
 
     key: str | None = None
+    needs_all_steps = False  # in one chunk
     _presentation: Presentation | None = None
 
     def __getstate__(self):

@@ -27,12 +27,12 @@ def run_forgetful(
     `layers` are all stateful layers of `net`, not lent to a presentation yet. States, spike counts and sizes in
     `presentation` move on as in a plain run; gradients reach `folded`, the weights and the states before.
     """
-    timesteps, before = presentation.timesteps, _form(presentation.states)
+    timesteps, constant, before = presentation.timesteps, presentation.constant, _form(presentation.states)
     first = []  # what the first run saw; holding its tensors here would keep the whole graph alive
 
     def chunk(folded: torch.Tensor, *tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         own = Presentation()
-        own.keeps_codes, own.states = False, _states(before, tensors)
+        own.keeps_codes, own.constant, own.states = False, constant, _states(before, tensors)
         own.open_chunk(timesteps)
         with presenting(layers, own):
             output = net(folded)

@@ -82,20 +82,16 @@ def simulate(
         raise ValueError("images is an empty batch; give at least one image")
     if chunk is not None:
         codings.check_timesteps(chunk)
-    if _normalises_over_time(net):
-        if chunk is not None:
-            raise ValueError(
-                "a batch-norm in training mode needs all time steps at once; leave chunk=None or call net.eval()"
-            )
-        if recompute:
-            raise ValueError(
-                "a batch-norm in training mode needs all time steps at once, so recompute=True would save nothing; "
-                "leave it out, take a smaller batch, or call net.eval()"
-            )
+    whole = _needs_all_steps(net)
+    if whole:
+        for option, given in (("chunk", chunk is not None), ("recompute", recompute)):
+            if given:
+                raise ValueError(f"{whole} needs all time steps at once; leave {option} out")
         chunk = timesteps
     precision = choose_precision(precision, images.device)
     layers = {name: m for name, m in net.named_modules() if isinstance(m, Stateful)}
     presentation, outputs, done = Presentation(), [], 0
+    presentation.constant = coding == "constant"
     if precision == "int8":
         if torch.is_grad_enabled():
             raise ValueError("precision 'int8' has no gradients; simulate under torch.no_grad(), or use 'auto'")
@@ -181,6 +177,11 @@ def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _normalises_over_time(net: nn.Module) -> bool:
-    norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    return any(m.training or m.running_mean is None for m in norms)
+def _needs_all_steps(net: nn.Module) -> str | None:
+    """What in `net` has to see all of time in one chunk, if anything does."""
+    for name, module in net.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            return f"batch-norm {name} in training mode"
+        if getattr(module, "needs_all_steps", False):
+            return f"{name}, which averages over time,"
+    return None
