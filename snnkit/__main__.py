@@ -19,6 +19,7 @@ from snnkit.neurons import LIF, RESETS
 from snnkit.paths import data_root
 from snnkit.recipe import Recipe
 from snnkit.report import convert_and_report
+from snnkit.topologies import HYBRIDS
 from snnkit.train import fit
 
 CONVERSION_OPTIONS = ("method", "reset", "coding", "equalise", "fold_batchnorm", "allow_bias", "seed", "precision")
@@ -64,6 +65,8 @@ def train(options) -> None:
         in_channels=train_split.pixels.shape[1],
         size=train_split.pixels.shape[-1],
         dropout=options.dropout,
+        relu=HYBRIDS.get(options.model, ()) if options.relu == ["paper"] else options.relu,
+        stochmax=options.stochmax,
     )
     init = options.init or ("paper" if options.model.startswith("resnet") else "unit-variance")
     if init == "unit-variance":
@@ -218,6 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     kinds = [name.replace("_", "-") for name in surrogate.BY_NAME]
     command.add_argument("--surrogate", choices=kinds, default="triangle", help="its gradient (default triangle)")
     command.add_argument("--trainable", nargs="+", default=[], metavar="WHAT", help="of its neurons: leak, threshold")
+    hybrid = "layers of a hybrid net that keep their ReLU; 'paper': those of the paper"
+    command.add_argument("--relu", nargs="+", default=[], metavar="LAYER", help=hybrid)
+    command.add_argument("--stochmax", action="store_true", help="classify by stochmax")
     for field in fields(Recipe):
         flag, default = f"--{field.name.replace('_', '-')}", field.default
         if isinstance(default, bool):

@@ -11,12 +11,13 @@ from torch import nn
 
 from snnkit.dropout import Dropout, HeldDropout
 from snnkit.hybrid import Static
-from snnkit.neurons import Stateful
+from snnkit.neurons import LIF
 from snnkit.residual import NAME as RESIDUAL
 from snnkit.residual import MSResNet
 from snnkit.resnet import IMAGENET, ResNet
 from snnkit.resnet import NAME as RESNET
 from snnkit.simulation import simulate
+from snnkit.stochmax import Stochmax
 from snnkit.topologies import TOPOLOGIES, Conv, Layer, Linear, Pool, unroll
 
 RESNETS = ("resnet20", "resnet20-junction", "resnet20-basic")
@@ -74,7 +75,8 @@ class Net(nn.Module):
             self._append("flatten", nn.Flatten())
             features *= height * breadth
         last = f"fc{1 + sum(isinstance(step.layer, Linear) for step in steps)}"
-        self._append(last, nn.Linear(features, config["num_classes"], bias=False))
+        classifier = Stochmax if config.get("stochmax") else partial(nn.Linear, bias=False)
+        self._append(last, classifier(features, config["num_classes"]))
         self.runs = _runs(self.order, {f"neurons.{key}": key in relu for key in self.neurons}) if relu else []
         self.statics = nn.ModuleList(Static(average=bool(n)) for n, (static, _) in enumerate(self.runs) if static)
 
@@ -142,6 +144,7 @@ def build(
     size: int | None = None,
     dropout: float = 0.0,
     relu: Sequence[str] = (),
+    stochmax: bool = False,
 ) -> nn.Module:
     """Build a topology of the papers by `name`, with freshly initialised weights.
 
@@ -150,7 +153,8 @@ def build(
     `neuron` makes one neuron layer a call (`IF`, `functools.partial(LIF, leak=0.9)`); None builds the ANN with ReLUs,
     and an MS-ResNet with its paper's LIF. `width` scales every hidden channel count, `size` is the side of the square
     input image in pixels (default 32, or 224 for the ImageNet nets), `dropout` the probability of SN's regulariser.
-    `relu` names the layers of a net in `TOPOLOGIES` that keep their ReLU: a hybrid net (`HYBRIDS` has BR's choice).
+    `relu` names the layers of a net in `TOPOLOGIES` that keep their ReLU: a hybrid net (`HYBRIDS` has BR's choice);
+    `stochmax` gives it that classifier (`snnkit.stochmax`).
     Convolutions and linear layers start as SN section 7.1 says: normal, standard deviation sqrt(2 / (k^2 n)), n output
     channels; in the residual paths of a `resnet` sqrt(2) / (k^2 n).
 
@@ -172,10 +176,11 @@ def build(
     config: dict = dict(
         name=name, width=width, num_classes=num_classes, in_channels=in_channels, size=size, dropout=dropout
     )
-    if relu and name not in TOPOLOGIES:
-        raise ValueError(f"relu is for hybrid nets of {', '.join(sorted(TOPOLOGIES))}; {name} is none of them")
+    extras = {"relu": list(relu), "stochmax": stochmax}
+    config |= {option: value for option, value in extras.items() if value}
+    if (relu or stochmax) and name not in TOPOLOGIES:
+        raise ValueError(f"relu and stochmax are for {', '.join(sorted(TOPOLOGIES))}; {name} is none of them")
     if name in TOPOLOGIES:
-        config |= {"relu": list(relu)} if relu else {}
         net = Net(TOPOLOGIES[name], neuron, config)
     else:
         net = (ResNet if resnet else MSResNet)(config, neuron)
@@ -209,7 +214,7 @@ def unit_variance_init(
     """
     kept = net.residual_layers() if isinstance(net, ResNet) else []
     layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in kept}
-    spiking = any(isinstance(module, Stateful) for module in net.modules())
+    spiking = any(isinstance(module, LIF) for module in net.modules())
     for name, layer in layers.items():
         seen: list[torch.Tensor] = []
         handle = layer.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from snnkit.paths import write_atomically
 from snnkit.recipe import Recipe
 from snnkit.simulation import inference_precision, simulate
 from snnkit.small_maps import SmallMaps
+from snnkit.stochmax import Stochmax
 
 PATIENCE = 20  # batches without a spike before a layer is called silent
 
@@ -122,7 +124,7 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
     generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
     order = torch.randperm(len(train), generator=generator)
     net.train()
-    total, silent_for = 0.0, Counter()
+    total, silent_for, loss_of = 0.0, Counter(), _loss(net, recipe)
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(1_000_003 * recipe.seed + epoch)
@@ -135,7 +137,7 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
                 images = torch.where(mirrored, images.flip(-1), images)
             images = images.to(device, memory_format=torch.channels_last)
             logits, rates = _answer(net, images, recipe, generator)
-            loss = F.cross_entropy(logits, train.labels[index].to(device), label_smoothing=recipe.label_smoothing)
+            loss = loss_of(logits, train.labels[index].to(device))
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate")
             optimizer.zero_grad(set_to_none=True)
@@ -151,8 +153,18 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
     return total / len(train)
 
 
+def _loss(net: nn.Module, recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """(Output [B, ...] in training mode, labels [B]) -> loss."""
+    classifier = next((module for module in net.modules() if isinstance(module, Stochmax)), None)
+    if classifier is None:
+        return partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
+    if recipe.label_smoothing:
+        raise ValueError("label smoothing would ask stochmax for classes that it dropped; leave label_smoothing at 0")
+    return classifier.loss
+
+
 def _answer(net, images, recipe: Recipe, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-    """Logits [B, K] and, of a spiking net, the rates of its layers."""
+    """What the loss reads, logits [B, K] or stochmax's, and of a spiking net the rates of its layers."""
     if not recipe.timesteps:
         with inference_precision(recipe.precision, images.device), SmallMaps():
             return net(images).float(), {}

@@ -14,6 +14,7 @@ from snnkit.data import Split
 from snnkit.dropout import Dropout, HeldDropout
 from snnkit.neurons import IF, LIF
 from snnkit.recipe import Recipe
+from snnkit.stochmax import Stochmax
 from snnkit.surrogate import rectangle, triangle
 from snnkit.train import evaluate, fit, shift
 
@@ -163,6 +164,18 @@ def test_recomputing_trains_to_the_same_weights():
         fit(net, toy("train"), toy("validation"), replace(SPIKING, recompute=recompute), say=quiet)
     for first, second in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ANN", "SNN"])
+def test_stochmax_learns_in_place_of_softmax_in_any_net(kind):
+    neuron, recipe = (nn.ReLU(), TOY) if kind == "ANN" else (LIF(0.9, 0.5, "subtract", triangle()), SPIKING)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), neuron, Stochmax(16, 2))
+    history = fit(net, toy("train"), toy("validation", seed=1), replace(recipe, epochs=6), say=quiet)
+    assert max(row["validation"] for row in history.rows) > 0.95
+    assert all(parameter.abs().max() > 0 for parameter in (net[3].prior, net[3].posterior))
+    with pytest.raises(ValueError, match="label smoothing would ask stochmax for classes that it dropped"):
+        fit(net, toy("train"), toy("validation", seed=1), replace(recipe, label_smoothing=0.1), say=quiet)
 
 
 def test_a_layer_that_falls_silent_is_named_once_an_epoch():
