@@ -71,7 +71,8 @@ def train(options) -> None:
     init = options.init or ("paper" if options.model.startswith("resnet") else "unit-variance")
     if init == "unit-variance":
         models.unit_variance_init(net, train_split.subset(min(256, len(train_split))).images)
-    history = fit(net, train_split, validation, recipe, data_root() / "cache" / "training" / name, options.device)
+    folder = data_root() / "cache" / "training" / name
+    history = fit(net, train_split, validation, recipe, folder, options.device, bar=sys.stderr.isatty())
 
     checkpoint.round_to_half(net)
     test = data.load(options.data, "test", mean=train_split.mean, size=size)

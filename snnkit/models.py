@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from snnkit.backres import Halve
 from snnkit.dropout import Dropout, HeldDropout
 from snnkit.hybrid import Static
 from snnkit.neurons import LIF
@@ -39,9 +40,8 @@ class Net(nn.Module):
         self.order: list[str] = []  # module names in the order of the forward pass
         features, height, breadth = config["in_channels"], config["size"], config["size"]
         steps = list(unroll(layers))
-        relu = _check_relu(
-            config.get("relu", ()), [step.key for step in steps if not isinstance(step.layer, Pool)], neuron
-        )
+        keys = [step.key for step in steps if not isinstance(step.layer, Pool)]
+        relu = _check_relu(config.get("relu", ()), keys, neuron)
         for step, following in zip(steps, [*steps[1:], None], strict=True):
             layer = step.layer
             if isinstance(layer, Pool):
@@ -55,6 +55,8 @@ class Net(nn.Module):
             if isinstance(layer, Linear) and "flatten" not in self.order:
                 self._append("flatten", nn.Flatten())
                 features *= height * breadth
+            if step.halve:
+                self._append(f"halve_{step.key}", Halve(step.halve, features))
             outputs = _scaled(layer, config["width"])
             if not step.first_pass:
                 self.order.append(step.name)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from snnkit.backres import CHOICES
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -36,19 +38,23 @@ class Linear:
 
 @dataclass(frozen=True)
 class Repeat:
-    """BackRes (BR section II-A): the same weights applied `times` times, each pass with its own activation."""
+    """BackRes (BR section II-A): the same weights applied `times` times, each pass with its own activation.
+
+    `halve` says how a block with twice as many output as input channels reads its own output (`snnkit.backres`).
+    """
 
     times: int
     layers: tuple[Conv, ...]
+    halve: str | None = None
 
 
 Layer = Conv | Pool | Linear | Repeat
 conv, linear, pool = Conv, Linear, Pool()
 
 
-def repeat(times: int, *layers: Conv) -> Repeat:
+def repeat(times: int, *layers: Conv, halve: str | None = None) -> Repeat:
     """The block `layers` applied `times` times with shared weights."""
-    return Repeat(times, layers)
+    return Repeat(times, layers, halve)
 
 
 def _convs(*channels: int) -> list[Conv]:
@@ -68,6 +74,8 @@ TOPOLOGIES: dict[str, list[Layer]] = {
     # BR Table III, ANN-to-SNN conversion
     "vgg7-conversion": [*_convs(64, 64, 64, 64, 64), *_CONVERSION_HEAD],
     **{f"vgg2x{n}-conversion": [conv(64), repeat(n, conv(64)), *_CONVERSION_HEAD] for n in range(1, 7)},  # BR: n = 4
+    # BR section IV: 64 channels in, 128 out
+    **{f"vgg2x4-{half}": [conv(64), repeat(4, conv(128), halve=half), *[pool] * 3, linear(512)] for half in CHOICES},
     "vgg3x2-conversion": [conv(64), repeat(2, conv(64), conv(64)), *_CONVERSION_HEAD],
     # BR, approximate gradient descent
     "vgg5": [*_convs(64, 64), pool, *_convs(64, 64), pool, linear(512)],
@@ -111,12 +119,13 @@ HYBRIDS: dict[str, tuple[str, ...]] = {
 
 
 class Step(NamedTuple):
-    """One layer of one pass: `key` is the layer's name, with the pass for a repeated layer."""
+    """One layer of one pass: `key` is the layer's name, with the pass for a repeated layer; `halve`: its input."""
 
     layer: Conv | Pool | Linear
     name: str
     key: str
     first_pass: bool
+    halve: str | None = None
 
 
 def unroll(layers: Sequence[Layer]) -> Iterator[Step]:
@@ -132,7 +141,9 @@ def unroll(layers: Sequence[Layer]) -> Iterator[Step]:
         if isinstance(layer, Repeat):
             named = [(part, name(part)) for part in layer.layers]
             for k in range(1, layer.times + 1):
-                yield from (Step(part, n, f"{n}#{k}", k == 1) for part, n in named)
+                for place, (part, n) in enumerate(named):
+                    again = k > 1 and place == 0
+                    yield Step(part, n, f"{n}#{k}", k == 1, layer.halve if again else None)
         else:
             n = name(layer)
             yield Step(layer, n, n, True)

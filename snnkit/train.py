@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from snnkit.cost import duration, estimate
 from snnkit.data import Split
@@ -45,13 +46,15 @@ def fit(
     folder: str | Path | None = None,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = print,
+    bar: bool = False,
 ) -> History:
     """Train `net` (images [B, ...] -> logits [B, K]) in place; it ends with its best validation epoch's weights.
 
     A spiking net is simulated as the recipe says, and its neurons need a surrogate (see `snnkit.surrogate`); rows hold
     their rates on the validation images, and a layer that falls silent is named early. With a `folder`, the state is
     kept there after every epoch and a later call with the same recipe and images goes on where it stopped, to the same
-    result. `say` receives the progress, one line an epoch, after a line with the estimated cost.
+    result. `say` receives the progress, one line an epoch, after a line with the estimated cost; `bar` shows it within
+    an epoch too, with accuracy and rate.
 
     Raises ValueError for a recipe that does not suit the net or if the folder holds the state of another recipe or
     training set, FloatingPointError for a loss
@@ -85,7 +88,7 @@ def fit(
 
     for epoch in range(len(rows), recipe.epochs):
         start = time.perf_counter()
-        loss = _train_epoch(net, train, recipe, epoch, optimizer, schedule, device, say)
+        loss = _train_epoch(net, train, recipe, epoch, optimizer, schedule, device, say, bar)
         accuracy, rates = _validate(net, validation, recipe, device)
         seconds += time.perf_counter() - start
         if not rows or accuracy > max(row["validation"] for row in rows):
@@ -119,16 +122,17 @@ def _check_neurons(net: nn.Module, recipe: Recipe) -> None:
         raise ValueError(f"neurons {', '.join(blocked)} let no gradient through; build the net with a surrogate")
 
 
-def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, schedule, device, say) -> float:
+def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, schedule, device, say, bar) -> float:
     """One pass over the training images, in an order and with draws that only seed and epoch decide."""
     generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
     order = torch.randperm(len(train), generator=generator)
     net.train()
-    total, silent_for, loss_of = 0.0, Counter(), _loss(net, recipe)
+    total, right, seen, silent_for, loss_of = 0.0, 0, 0, Counter(), _loss(net, recipe)
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(1_000_003 * recipe.seed + epoch)
-        for index in order.split(recipe.batch):
+        batches = tqdm(order.split(recipe.batch), f"epoch {epoch + 1}", leave=False, disable=not bar)
+        for index in batches:
             images = train.batch(index)
             if recipe.augment:
                 images = shift(images, 4, generator)
@@ -149,6 +153,10 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
             optimizer.step()
             schedule.step()
             total += loss.item() * len(index)
+            seen += len(index)
+            right += int((logits[:, : len(train.classes)].argmax(-1).cpu() == train.labels[index]).sum())
+            rate = {"spikes": f"{sum(rates.values()) / len(rates):.4f}"} if rates else {}
+            batches.set_postfix(accuracy=f"{right / seen:.1%}", **rate)
             _warn_of_silence(rates, silent_for, say)
     return total / len(train)
 

@@ -65,6 +65,7 @@ def test_parameter_counts_are_the_papers(name, printed, decimals, extra):
         ),
         ("vgg3", [3, 64, 64], [64 * 8 * 8, 512, 10]),
         *((f"vgg2x{n}-conversion", [3, 64, 64], [2048, 512, 10]) for n in (1, 2, 3, 5, 6)),
+        *((f"vgg2x4-{choice}", [3, 64, 128], [128 * 4 * 4, 512, 10]) for choice in ("top", "random", "average")),
         (
             "imagenet-vgg16-sn",
             [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512],

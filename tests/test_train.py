@@ -166,6 +166,14 @@ def test_recomputing_trains_to_the_same_weights():
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
+def test_the_bar_shows_accuracy_and_rate(capsys):
+    fit(toy_spiking(), toy("train"), toy("validation"), replace(SPIKING, epochs=1), say=quiet, bar=True)
+    shown = capsys.readouterr().err
+    assert re.search(r"epoch 1: .* accuracy=\d+\.\d%, spikes=0\.\d{4}", shown)
+    fit(toy_net(), toy("train"), toy("validation"), replace(TOY, epochs=1), say=quiet)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("kind", ["ANN", "SNN"])
 def test_stochmax_learns_in_place_of_softmax_in_any_net(kind):
     neuron, recipe = (nn.ReLU(), TOY) if kind == "ANN" else (LIF(0.9, 0.5, "subtract", triangle()), SPIKING)
