@@ -405,7 +405,7 @@ WIDGETS = {
     "stochmax, nearly all retained": lambda: widgets.stochmax_explorer(-2.0, 6.0, 1.0, 0.95, 40, 9),
     "stochmax, none retained": lambda: widgets.stochmax_explorer(0.0, 0.0, 0.0, 0.05, 7, 3),
     "surrogate": widgets.surrogate_explorer,
-    "surrogate, leaky": lambda: widgets.surrogate_explorer(1.0, 0.5, 1.0, 0.1, 0.6, 0.95, 200, "zero"),
+    "surrogate, leaky": lambda: widgets.surrogate_explorer(1.0, 0.5, 1.0, 0.5, 0.6, 0.95, 200, "zero"),
     "junction, slow": lambda: widgets.junction_explorer(True, "gains", 2, 0.1, 0.3, 60),
 }
 
