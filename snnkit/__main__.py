@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ def train(options) -> None:
         in_channels=train_split.pixels.shape[1],
         size=train_split.pixels.shape[-1],
         dropout=options.dropout,
-        relu=HYBRIDS.get(options.model, ()) if options.relu == ["paper"] else options.relu,
+        relu=_relu(options),
         stochmax=options.stochmax,
     )
     init = options.init or ("paper" if options.model.startswith("resnet") else "unit-variance")
@@ -110,6 +110,17 @@ def train(options) -> None:
         details={"history": history.rows, "best_epoch": history.best_epoch, "parameters": _parameters(net)} | rates,
     )
     print(f"test accuracy {accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), {len(test)} images; saved {file}")
+
+
+def _relu(options) -> Sequence[str]:
+    """The layers that keep their ReLU; ValueError where the paper is asked for a choice that it does not make."""
+    if options.relu != ["paper"]:
+        return options.relu
+    if options.model not in HYBRIDS:
+        raise ValueError(
+            f"the paper's hybrid nets are {', '.join(HYBRIDS)}; for {options.model} name the layers: conv1 ..."
+        )
+    return HYBRIDS[options.model]
 
 
 def _neuron(options) -> Callable[[], torch.nn.Module]:

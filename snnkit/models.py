@@ -121,7 +121,8 @@ def _runs(order: list[str], is_relu: dict[str, bool]) -> list[tuple[bool, list[s
     """
     runs: list[tuple[bool, list[str]]] = []
     activations = [name for name in order if name in is_relu]
-    static, coming = is_relu[activations[0]], iter([*activations[1:], None])
+    following, *later = activations
+    static, coming = is_relu[following], iter([*later, None])
     for name in order:
         if name in is_relu:
             static, following = is_relu[name], next(coming)

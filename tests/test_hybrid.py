@@ -62,6 +62,13 @@ def test_relu_layers_behind_spikes_read_their_mean_over_time_once():
     assert torch.allclose(first_currents[0], x.repeat(steps, 1, 1, 1), atol=1e-6)
 
 
+def test_a_relu_layer_between_spiking_ones_reads_their_mean():
+    net = hybrid("vgg7", ("conv2",))
+    rows = {name: count_calls(net.get_submodule(name)) for name in ("conv1", "conv2", "conv3", "conv4")}
+    simulate(net, IMAGES, 6, coding="poisson")  # no static part reads the image
+    assert {name: sum(found) for name, found in rows.items()} == {"conv1": 18, "conv2": 3, "conv3": 3, "conv4": 18}
+
+
 def test_gradients_reach_the_front_as_if_it_had_run_at_every_step():
     nets = [hybrid().double(), hybrid().double(), hybrid().double()]
     nets[1].runs = []
