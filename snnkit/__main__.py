@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models, sources
+from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models, sources, surrogate
 from snnkit.convert import METHODS
-from snnkit.neurons import RESETS, Stateful
+from snnkit.neurons import LIF, RESETS
 from snnkit.paths import data_root
+from snnkit.recipe import Recipe
 from snnkit.report import convert_and_report
-from snnkit.train import Recipe, fit
+from snnkit.topologies import HYBRIDS
+from snnkit.train import fit
 
 CONVERSION_OPTIONS = ("method", "reset", "coding", "equalise", "fold_batchnorm", "allow_bias", "seed", "precision")
 
@@ -55,22 +59,30 @@ def train(options) -> None:
     torch.manual_seed(recipe.seed)
     net = models.build(
         options.model,
+        neuron=_neuron(options) if recipe.timesteps else None,
         width=options.width,
         num_classes=len(train_split.classes),
         in_channels=train_split.pixels.shape[1],
         size=train_split.pixels.shape[-1],
         dropout=options.dropout,
+        relu=_relu(options),
+        stochmax=options.stochmax,
     )
-    if any(isinstance(module, Stateful) for module in net.modules()):
-        raise ValueError(f"{options.model} is a spiking net; this command trains ANNs, for example resnet20")
     init = options.init or ("paper" if options.model.startswith("resnet") else "unit-variance")
     if init == "unit-variance":
         models.unit_variance_init(net, train_split.subset(min(256, len(train_split))).images)
-    history = fit(net, train_split, validation, recipe, data_root() / "cache" / "training" / name, options.device)
+    folder = data_root() / "cache" / "training" / name
+    history = fit(net, train_split, validation, recipe, folder, options.device, bar=sys.stderr.isatty())
 
     checkpoint.round_to_half(net)
     test = data.load(options.data, "test", mean=train_split.mean, size=size)
-    correct = evaluate.ann_correct(net, test, device=options.device)
+    if recipe.timesteps:
+        shown = {"coding": recipe.coding, "precision": recipe.precision, "device": options.device}
+        outcome = evaluate.over_time(net, test, [recipe.timesteps], **shown)
+        correct, kind = outcome.correct[:, -1], f"as an SNN, T = {recipe.timesteps}, {recipe.coding} coding"
+        rates = {"rates": outcome.rates}
+    else:
+        correct, kind, rates = evaluate.ann_correct(net, test, device=options.device), "as an ANN", {}
     accuracy, (low, high) = float(correct.double().mean()), evaluate.interval(correct)
     best = max(row["validation"] for row in history.rows)
     file = checkpoint.save(
@@ -88,16 +100,34 @@ def train(options) -> None:
         f"checkpoints/{name}",
         100 * accuracy,
         unit="% accuracy",
-        what=f"{options.model}, width {options.width:g}, as an ANN",
+        what=f"{options.model}, width {options.width:g}, {kind}",
         command=options.command_line,
         seed=recipe.seed,
         count=len(test),
         seconds=history.seconds,
         interval=(100 * low, 100 * high),
         data=test.describe(),
-        details={"history": history.rows, "best_epoch": history.best_epoch, "parameters": _parameters(net)},
+        details={"history": history.rows, "best_epoch": history.best_epoch, "parameters": _parameters(net)} | rates,
     )
     print(f"test accuracy {accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), {len(test)} images; saved {file}")
+
+
+def _relu(options) -> Sequence[str]:
+    """The layers that keep their ReLU; ValueError where the paper is asked for a choice that it does not make."""
+    if options.relu != ["paper"]:
+        return options.relu
+    if options.model not in HYBRIDS:
+        raise ValueError(
+            f"the paper's hybrid nets are {', '.join(HYBRIDS)}; for {options.model} name the layers: conv1 ..."
+        )
+    return HYBRIDS[options.model]
+
+
+def _neuron(options) -> Callable[[], torch.nn.Module]:
+    """A factory of the neurons that the options ask for."""
+    kind = surrogate.BY_NAME[options.surrogate.replace("-", "_")]
+    chosen = {"reset": options.neuron_reset, "surrogate": kind(), "trainable": options.trainable}
+    return partial(LIF, options.leak, options.threshold, **chosen)
 
 
 def convert(options) -> None:
@@ -197,6 +227,15 @@ def _parser() -> argparse.ArgumentParser:
     init = "initial weights (default unit-variance; resnets: paper)"
     command.add_argument("--init", choices=("unit-variance", "paper"), help=init)
     command.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    command.add_argument("--leak", type=float, default=0.99, help="of a spiking net's neurons (default 0.99)")
+    command.add_argument("--threshold", type=float, default=1.0, help="of its neurons (default 1)")
+    command.add_argument("--neuron-reset", choices=RESETS, default="zero", help="of its neurons (default zero)")
+    kinds = [name.replace("_", "-") for name in surrogate.BY_NAME]
+    command.add_argument("--surrogate", choices=kinds, default="triangle", help="its gradient (default triangle)")
+    command.add_argument("--trainable", nargs="+", default=[], metavar="WHAT", help="of its neurons: leak, threshold")
+    hybrid = "layers of a hybrid net that keep their ReLU; 'paper': those of the paper"
+    command.add_argument("--relu", nargs="+", default=[], metavar="LAYER", help=hybrid)
+    command.add_argument("--stochmax", action="store_true", help="classify by stochmax")
     for field in fields(Recipe):
         flag, default = f"--{field.name.replace('_', '-')}", field.default
         if isinstance(default, bool):

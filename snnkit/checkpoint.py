@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from snnkit import convert, models
-from snnkit.neurons import IF, LIF
+from snnkit import convert, models, surrogate
+from snnkit.neurons import IF, LIF, TRAINABLE
 from snnkit.paths import data_roots, locate, write_atomically
 
 OPTIONS = ("thresholds", "reset", "readout", "method", "equalise", "allow_bias")  # of `to_spiking`
@@ -38,8 +38,8 @@ def save(path: str | Path, net: nn.Module, mean: torch.Tensor | None = None, **f
     """Write `net` to `path` (ending `.safetensors`), whole or not at all; returns the path.
 
     Floating-point weights are stored in half precision (`round_to_half` first, to measure what is stored); thresholds,
-    and the `mean` [C, H, W], in full. `facts` must be JSON values. Nets from `models.build` and what `to_spiking` made
-    of them load by themselves; for any other network pass one like it to `load`.
+    leaks and the `mean` [C, H, W] in full. `facts` must be JSON values. Nets from `models.build` and what `to_spiking`
+    made of them load by themselves; for any other network pass one like it to `load`.
 
     Raises OSError with a clear line when the disk refuses.
     """
@@ -54,8 +54,8 @@ def save(path: str | Path, net: nn.Module, mean: torch.Tensor | None = None, **f
         for name, value in net.state_dict().items()
         if not (conversion and name.startswith("neurons.") and name.endswith(".threshold"))
     }
-    for name, parameter in net.named_parameters():
-        if parameter.is_floating_point() and name in tensors:
+    for name, _ in _weights(net):
+        if name in tensors:
             tensors[name] = tensors[name].half()
     if mean is not None:
         tensors["training_mean"] = mean.float().cpu().contiguous()
@@ -105,9 +105,17 @@ def load(path: str | Path, net: nn.Module | None = None) -> Checkpoint:
 @torch.no_grad()
 def round_to_half(net: nn.Module) -> nn.Module:
     """Round the weights of `net` to half precision in place, as `save` stores them; returns `net`."""
-    for parameter in net.parameters():
-        parameter.copy_(parameter.half())
+    for _, weight in _weights(net):
+        weight.copy_(weight.half())
     return net
+
+
+def _weights(net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The floating-point parameters of `net`, but for those of neurons."""
+    neurons = tuple(f"{name}." for name, module in net.named_modules() if isinstance(module, LIF))
+    for name, parameter in net.named_parameters():
+        if parameter.is_floating_point() and not name.startswith(neurons):
+            yield name, parameter
 
 
 def _find(path: str | Path) -> Path:
@@ -119,19 +127,30 @@ def _find(path: str | Path) -> Path:
 
 
 def _describe_neurons(net: nn.Module) -> dict | None:
-    """Leak and reset of the net's neurons; their thresholds are tensors."""
-    kinds = {(layer.leak, layer.reset) for layer in net.modules() if isinstance(layer, LIF)}
-    if len(kinds) > 1:
-        raise ValueError(f"the net mixes neurons (leak, reset) {sorted(kinds)}; a checkpoint holds one kind")
-    return dict(zip(("leak", "reset"), kinds.pop(), strict=True)) if kinds else None
+    """The one kind of neuron in the net; thresholds, and leaks that learned, are tensors."""
+    kinds = []
+    for layer in net.modules():
+        if isinstance(layer, LIF):
+            trainable = [name for name in TRAINABLE if isinstance(getattr(layer, name), nn.Parameter)]
+            kind = {"leak": 1.0 if "leak" in trainable else layer.leak, "reset": layer.reset, "trainable": trainable}
+            kinds.append(kind | {"surrogate": surrogate.describe(layer.surrogate)})
+    others = [kind for kind in kinds if kind != kinds[0]]
+    if others:
+        raise ValueError(f"the net mixes neurons, {kinds[0]} and {others[0]}; a checkpoint holds one kind")
+    return kinds[0] if kinds else None
 
 
 def _neuron_factory(description: dict | None) -> Callable[..., nn.Module] | None:
     if description is None:
         return None
-    if description["leak"] == 1:
-        return partial(IF, reset=description["reset"])
-    return partial(LIF, **description)
+    options = dict(description)
+    if options.get("surrogate"):
+        arguments = dict(options["surrogate"])
+        options["surrogate"] = surrogate.BY_NAME[arguments.pop("name")](**arguments)
+    if options["leak"] == 1 and "leak" not in options.get("trainable", ()):
+        del options["leak"]
+        return partial(IF, **options)
+    return partial(LIF, **options)
 
 
 def _digest(tensors: dict[str, torch.Tensor], description: dict) -> str:

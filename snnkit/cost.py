@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from snnkit.neurons import Stateful
+from snnkit.neurons import LIF
 from snnkit.simulation import choose_precision, inference_precision, simulate
 
 
@@ -49,7 +49,7 @@ def estimate(net: nn.Module, images: torch.Tensor, presentations: int, precision
     `precision` as for `simulate`; the estimate says what it came to. The net is left as it was: it is timed in eval
     mode, so no running statistics change and no random numbers are drawn.
     """
-    spiking = any(isinstance(module, Stateful) for module in net.modules())
+    spiking = any(isinstance(module, LIF) for module in net.modules())
     steps = 2 if spiking else 1
 
     images = images.to(memory_format=torch.channels_last) if images.dim() == 4 else images

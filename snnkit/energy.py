@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from snnkit.meter import Meter
-from snnkit.neurons import LIF, Stateful
+from snnkit.neurons import LIF
 from snnkit.simulation import simulate
 
 
@@ -107,7 +107,7 @@ def account(
     """
     if not len(images):
         raise ValueError("images is an empty batch; give at least one image")
-    spiking = any(isinstance(module, Stateful) for module in net.modules())
+    spiking = any(isinstance(module, LIF) for module in net.modules())
     if spiking != (timesteps is not None):
         wanted = "give the number of timesteps" if spiking else "it has no neurons, so give no timesteps"
         raise ValueError(f"timesteps is {timesteps} for {'a spiking net' if spiking else 'an ANN'}; {wanted}")

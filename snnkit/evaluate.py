@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 from torch import nn
 
 from snnkit.coding import check_timesteps
@@ -125,6 +126,20 @@ def paired_difference(a: torch.Tensor, b: torch.Tensor, confidence: float = 0.95
     if a.shape != b.shape:
         raise ValueError(f"paired answers must be about the same images; got {tuple(a.shape)} and {tuple(b.shape)}")
     return _normal_interval(a.double() - b.double(), confidence)
+
+
+def paired_over_seeds(a: torch.Tensor, b: torch.Tensor, confidence: float = 0.95) -> Mean:
+    """Accuracy of the nets `a` minus that of `b`, bool [seeds, images] each, trained in pairs from the same seeds.
+
+    Each pair's difference on the same images is one observation: the interval (Student's t) says what another seed
+    would have given, which images alone cannot. Raises ValueError for other shapes or a single seed.
+    """
+    if a.shape != b.shape or a.dim() != 2 or len(a) < 2:
+        raise ValueError(f"give answers [seeds, images] of at least two seeds; got {tuple(a.shape)}, {tuple(b.shape)}")
+    differences = (a.double() - b.double()).mean(1)
+    mean = differences.mean()
+    half = student.ppf((1 + confidence) / 2, len(a) - 1) * differences.std() / math.sqrt(len(a))
+    return Mean(mean, mean - half, mean + half)
 
 
 class Mean(NamedTuple):

@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from snnkit.hybrid import Static
+
 TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 WEIGHTED = (F.conv1d, F.conv2d, F.conv3d, *TRANSPOSED, F.linear)
 MATMULS = (torch.matmul, torch.mm, *(getattr(torch.Tensor, name) for name in ("matmul", "mm", "__matmul__")))
@@ -52,6 +54,8 @@ class Meter(TorchFunctionMode):
         self.spiking, self.behind = spiking, WeakTensorKeyDictionary()
         self.totals: defaultdict[tuple[str, int], Total] = defaultdict(Total)  # by layer and pass
         self.passes: Counter[str] = Counter()
+        self.entered: Counter[str] = Counter()  # the passes before the static part that runs at the moment
+        self.static: dict[Static, Counter[str]] = {}  # the passes of each static part
         self.inside: list[str] = []  # the modules that run at the moment, outermost first
         self.batch = 1  # images, or image-steps, of the forward pass
 
@@ -63,6 +67,9 @@ class Meter(TorchFunctionMode):
             found.append(module.register_forward_hook(self._left))
             if isinstance(module, neurons):
                 found.append(module.register_forward_hook(self._fired))
+            if isinstance(module, Static):
+                found.append(module.register_forward_pre_hook(self._enter_static))
+                found.append(module.register_forward_hook(self._left_static))
         return found
 
     def unread(self, net: nn.Module) -> tuple[str, ...]:
@@ -76,6 +83,17 @@ class Meter(TorchFunctionMode):
 
     def _left(self, *_) -> None:
         self.inside.pop()
+
+    def _enter_static(self, module, *_) -> None:
+        self.entered = Counter(self.passes)
+
+    def _left_static(self, module, *_) -> None:
+        """What ran once only keeps its place among the passes of the layers in the chunks after the first."""
+        ran = self.passes - self.entered
+        if ran:
+            self.static[module] = ran
+        else:
+            self.passes += self.static[module]
 
     def _begin(self, module, inputs) -> None:
         """A forward pass starts, over some steps; spikes among its inputs are known by their values."""

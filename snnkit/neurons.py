@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from snnkit.spikes import as_spikes
 from snnkit.surrogate import Fire, Surrogate
 
 RESETS = ("zero", "subtract")
+TRAINABLE = ("leak", "threshold")
+LEAST = 1e-3  # of a leak or threshold that learns
 
 
 def step(current, state: State, leak: float, threshold, reset: str, surrogate: Surrogate | None = None):
@@ -30,16 +32,17 @@ def step(current, state: State, leak: float, threshold, reset: str, surrogate: S
         reset "zero": membrane = 0 where spiked;  reset "subtract": membrane -= threshold where spiked
 
     `current` and the state are [B, ...], in any unit as long as `threshold` shares it; returns (spikes 0/1, new state).
-    Gradients pass through `surrogate`, never through the reset. leak = 1 is the IF neuron (SN eq. 2), less is LIF
-    (BR eqs. 1-3; MS eqs. 1-2 with reset "zero").
+    Gradients pass through `surrogate`, also to a `leak` or `threshold` that is a tensor and learns, never through the
+    reset. leak = 1 is the IF neuron (SN eq. 2), less is LIF (BR eqs. 1-3; MS eqs. 1-2 with reset "zero").
     """
     membrane = leak * state.membrane + current
+    limit = threshold.detach() if isinstance(threshold, torch.Tensor) else threshold
     if surrogate is None:
-        spikes = (membrane >= threshold).to(membrane.dtype)
+        spikes = (membrane >= limit).to(membrane.dtype)
     else:
-        spikes = Fire.apply(membrane, threshold, surrogate(membrane.detach(), threshold, state.since_spike))
+        spikes = Fire.apply(membrane, threshold, surrogate(membrane.detach(), limit, state.since_spike))
     fired = spikes.detach()
-    membrane = membrane * (1 - fired) if reset == "zero" else membrane - threshold * fired
+    membrane = membrane * (1 - fired) if reset == "zero" else membrane - limit * fired
     since_spike = state.since_spike
     if since_spike is not None:
         since_spike = torch.where(fired > 0, torch.zeros_like(since_spike), since_spike) + 1
@@ -56,11 +59,20 @@ class Presentation:
         self.spike_counts: defaultdict[nn.Module, float] = defaultdict(float)  # spikes so far, over the batch
         self.neuron_counts: dict[nn.Module, int] = {}  # neurons, over the batch
         self.widest = 0  # elements of the largest input or neuron tensor, per step
+        self.constant = False  # whether the input is the same at every step
         self.spikes_as_bytes = False  # in precision "int8"
+        self.keeps_codes = True  # whether autograd may save spikes as codes (see `snnkit.spikes`)
 
     def open_chunk(self, timesteps: int) -> None:
         self.timesteps = timesteps
         self.visited.clear()
+
+    def add(self, other: Presentation) -> None:
+        """Count what `other` saw of the same images."""
+        for layer, count in other.spike_counts.items():
+            self.spike_counts[layer] += count
+        self.neuron_counts |= other.neuron_counts
+        self.widest = max(self.widest, other.widest)
 
 
 @contextlib.contextmanager
@@ -85,6 +97,7 @@ class Stateful(nn.Module):
     """A layer that remembers something over one presentation. `key` names it in `Simulation.rates`."""
 
     key: str | None = None
+    needs_all_steps = False  # in one chunk
     _presentation: Presentation | None = None
 
     def __getstate__(self):
@@ -112,12 +125,21 @@ class LIF(Stateful):
     `leak` in (0, 1] multiplies the membrane at every step; `threshold` > 0 (a number, or a tensor that broadcasts over
     [B, ...]) in the unit of the input; `reset` is "zero" or "subtract"; `surrogate` (see `snnkit.surrogate`) lets
     gradients through, None lets none through. Membranes are float32 or wider whatever the input.
+    `trainable` names what learns, "leak", "threshold" or both: a parameter of the layer, one leak for all its neurons;
+    where an optimiser leaves the range above, the neuron takes the nearest value within.
     Source: BR eqs. 1-3; MS eqs. 1-2 (leak 0.25, threshold 0.5, reset "zero").
 
     Raises ValueError for a value out of range, RuntimeError when called outside of `snnkit.simulate`.
     """
 
-    def __init__(self, leak: float = 0.99, threshold=1.0, reset: str = "zero", surrogate: Surrogate | None = None):
+    def __init__(
+        self,
+        leak: float = 0.99,
+        threshold=1.0,
+        reset: str = "zero",
+        surrogate: Surrogate | None = None,
+        trainable: Collection[str] = (),
+    ):
         super().__init__()
         threshold = torch.as_tensor(threshold).detach().clone()  # layers must not share one
         if not threshold.is_floating_point():
@@ -128,12 +150,27 @@ class LIF(Stateful):
             raise ValueError(f"threshold is {threshold.min().item():.4g}; it must be above 0")
         if reset not in RESETS:
             raise ValueError(f"reset is {reset!r}; it must be one of {', '.join(map(repr, RESETS))}")
-        self.leak, self.reset, self.surrogate = float(leak), reset, surrogate
-        self.register_buffer("threshold", threshold)
+        unknown = set(trainable) - set(TRAINABLE)
+        if unknown or isinstance(trainable, str):
+            raise ValueError(
+                f"trainable is {trainable!r}; give a list of {', '.join(map(repr, TRAINABLE))}, or neither"
+            )
+        if trainable and surrogate is None:
+            raise ValueError(
+                "a neuron without a surrogate lets no gradient through; give one to train its leak or threshold"
+            )
+        self.reset, self.surrogate = reset, surrogate
+        self.leak = (
+            nn.Parameter(torch.tensor(float(leak), dtype=threshold.dtype)) if "leak" in trainable else float(leak)
+        )
+        if "threshold" in trainable:
+            self.threshold = nn.Parameter(threshold)
+        else:
+            self.register_buffer("threshold", threshold)
 
     def extra_repr(self) -> str:
         value = f"{self.threshold.item():.4g}" if self.threshold.numel() == 1 else f"{tuple(self.threshold.shape)}"
-        return f"leak={self.leak:g}, threshold={value}, reset={self.reset!r}"
+        return f"leak={float(self.leak):g}, threshold={value}, reset={self.reset!r}"
 
     def forward(self, folded: torch.Tensor) -> torch.Tensor:
         presentation = self.presentation()
@@ -144,7 +181,9 @@ class LIF(Stateful):
             membrane = torch.zeros_like(currents[0], dtype=wide, requires_grad=False)
             timed = getattr(self.surrogate, "needs_spike_times", False)
             state = State(membrane, torch.full_like(membrane, torch.inf) if timed else None)
-        dynamics = Dynamics(self.leak, self.threshold.to(wide), self.reset, self.surrogate)
+        threshold = _at_least(LEAST, self.threshold).to(wide)
+        leak = self.leak if isinstance(self.leak, float) else _at_least(LEAST, self.leak, 1.0).to(wide)
+        dynamics = Dynamics(leak, threshold, self.reset, self.surrogate)
         dtype = torch.uint8 if presentation.spikes_as_bytes else folded.dtype
         spikes, presentation.states[self], count, codes = scan(currents, state, dynamics, dtype)
         presentation.spike_counts[self] += count
@@ -153,7 +192,12 @@ class LIF(Stateful):
         spikes = spikes.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
         if presentation.spikes_as_bytes:
             return spike_bytes(spikes)
-        return as_spikes(spikes, None if codes is None else codes.flatten(0, 1))
+        return as_spikes(spikes, codes.flatten(0, 1) if codes is not None and presentation.keeps_codes else None)
+
+
+def _at_least(low: float, value: torch.Tensor, high: float | None = None) -> torch.Tensor:
+    """`value`, within bounds if it is a parameter; its gradient passes as if it were not bounded."""
+    return value + (value.clamp(low, high) - value).detach() if value.requires_grad else value
 
 
 class IF(LIF):
@@ -162,5 +206,13 @@ class IF(LIF):
     Folded input currents [T*B, ...] -> folded spikes [T*B, ...] in {0, 1}; arguments and errors as for `LIF`.
     """
 
-    def __init__(self, threshold=1.0, reset: str = "zero", surrogate: Surrogate | None = None):
-        super().__init__(leak=1.0, threshold=threshold, reset=reset, surrogate=surrogate)
+    def __init__(
+        self,
+        threshold=1.0,
+        reset: str = "zero",
+        surrogate: Surrogate | None = None,
+        trainable: Collection[str] = (),
+    ):
+        if "leak" in trainable:
+            raise ValueError("an IF neuron has no leak to train; use LIF(leak=1.0, trainable=['leak'], ...)")
+        super().__init__(leak=1.0, threshold=threshold, reset=reset, surrogate=surrogate, trainable=trainable)

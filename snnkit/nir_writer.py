@@ -125,9 +125,10 @@ class Writer:
         shape = tuple(self.values[node].shape[1:])
         threshold = np.nextafter(layer.threshold.detach().cpu().numpy(), np.float32(-np.inf))
         threshold, one, zero = np.broadcast_to(threshold, shape).copy(), np.ones(shape, "f4"), np.zeros(shape, "f4")
-        if layer.leak == 1:
+        leak = float(layer.leak)
+        if leak == 1:
             return self.nir.IF(r=one, v_threshold=threshold, v_reset=zero)
-        tau = one / np.float32(1 - layer.leak)
+        tau = one / np.float32(1 - leak)
         return self.nir.LIF(tau=tau, r=tau, v_leak=zero, v_threshold=threshold, v_reset=zero)
 
     def _conv(self, x: fx.Node, weight: torch.Tensor, stride, padding, dilation, groups):

@@ -27,9 +27,12 @@ class State(NamedTuple):
 
 
 class Dynamics(NamedTuple):
-    """What makes a neuron: `threshold` is a tensor that broadcasts over [B, ...], in the membrane's dtype."""
+    """What makes a neuron: `threshold` is a tensor that broadcasts over [B, ...], in the membrane's dtype.
 
-    leak: float
+    `leak` is a number, or a tensor of one element if it learns.
+    """
+
+    leak: float | torch.Tensor
     threshold: torch.Tensor
     reset: str
     surrogate: Surrogate | None = None
@@ -51,18 +54,22 @@ class Scanned(NamedTuple):
 def scan(currents: torch.Tensor, state: State, dynamics: Dynamics, dtype: torch.dtype | None = None) -> Scanned:
     """Drive neurons with `currents` [T, B, ...] from `state`, bit for bit as T calls of `snnkit.neurons.step` would.
 
-    Spikes are of `dtype` (default: that of the currents). Under grad, with a surrogate, gradients reach currents and
-    state. They remember one byte a neuron and step if the surrogate is a window, else its slope and the spikes.
+    Spikes are of `dtype` (default: that of the currents). Under grad, with a surrogate, gradients reach currents,
+    state, threshold and a leak that is a tensor. They remember one byte a neuron and step if the surrogate is a window,
+    else its slope and the spikes; for a leak that learns, the membranes too.
     """
     order = _MemoryOrder(currents)
-    threshold = dynamics.threshold
+    threshold, leak = dynamics.threshold, None
     if threshold.numel() > 1:
         threshold = order.flat(threshold.expand(currents.shape[1:]))
+    threshold = threshold.reshape(-1)
+    if isinstance(dynamics.leak, torch.Tensor):
+        leak, dynamics = dynamics.leak, dynamics._replace(leak=dynamics.leak.item())
     flat = [order.flat(currents), *(None if x is None else order.flat(x) for x in state)]
-    dynamics, dtype = dynamics._replace(threshold=threshold.reshape(-1)), dtype or currents.dtype
-    differentiable = torch.is_grad_enabled() and (currents.requires_grad or state.membrane.requires_grad)
-    if dynamics.surrogate is not None and differentiable:
-        train, membrane, since_spike, count, codes = _Scan.apply(*flat, dynamics, dtype)
+    dynamics, dtype = dynamics._replace(threshold=threshold.detach()), dtype or currents.dtype
+    learning = [x for x in (currents, state.membrane, threshold, leak) if x is not None and x.requires_grad]
+    if dynamics.surrogate is not None and torch.is_grad_enabled() and learning:
+        train, membrane, since_spike, count, codes = _Scan.apply(*flat, threshold, leak, dynamics, dtype)
     else:
         (train, membrane, since_spike, count), _ = _forward(*flat, dynamics._replace(surrogate=None), dtype)
         codes = None
@@ -96,11 +103,14 @@ def _tiles(membrane: torch.Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(membrane), size))
 
 
-def _forward(currents, membrane, since_spike, dynamics: Dynamics, dtype):
-    """The scan on flat tensors [T, N] and [N]: ((spikes, membrane, since_spike, count), codes or slopes)."""
+def _forward(currents, membrane, since_spike, dynamics: Dynamics, dtype, before=None):
+    """The scan on flat tensors [T, N] and [N]: ((spikes, membrane, since_spike, count), codes or slopes).
+
+    `before` [T, N], if given, receives the membranes at the beginning of each step.
+    """
     leak, threshold, reset, surrogate = dynamics
     membrane, window = membrane.clone(), getattr(surrogate, "window", None)
-    if native.serves(currents, membrane, dynamics, dtype):
+    if before is None and native.serves(currents, membrane, dynamics, dtype):
         train, codes, count = native.forward(currents, membrane, dynamics, dtype)
         return (train, membrane, since_spike, torch.tensor(count, dtype=torch.float64)), codes
     train = torch.empty_like(currents, dtype=dtype)
@@ -115,6 +125,8 @@ def _forward(currents, membrane, since_spike, dynamics: Dynamics, dtype):
         u, limit = membrane[tile], threshold if len(threshold) == 1 else threshold[tile]
         since, slope = None if since_spike is None else since_spike[tile], slopes[: len(u)]
         for t, (current, spikes) in enumerate(zip(*(x[:, tile].unbind(0) for x in (currents, stored)), strict=True)):
+            if before is not None:
+                before[t, tile].copy_(u)
             if leak != 1:
                 u.mul_(leak)
             u.add_(_in_dtype_of(u, current, scratch))
@@ -166,10 +178,11 @@ def _backward(slopes_of_train, slope_of_membrane, train, kept, dynamics: Dynamic
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, currents, membrane, since_spike, dynamics, dtype):
-        (train, membrane, since_spike, count), kept = _forward(currents, membrane, since_spike, dynamics, dtype)
+    def forward(ctx, currents, membrane, since_spike, threshold, leak, dynamics, dtype):
+        before = torch.empty_like(currents, dtype=membrane.dtype) if ctx.needs_input_grad[4] else None
+        (train, membrane, since_spike, count), kept = _forward(currents, membrane, since_spike, dynamics, dtype, before)
         codes = kept if hasattr(dynamics.surrogate, "window") else None
-        ctx.save_for_backward(train if codes is None else None, kept)
+        ctx.save_for_backward(train if codes is None else None, kept, before)
         ctx.dynamics, ctx.dtype, ctx.wide = dynamics, currents.dtype, membrane.dtype
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(x for x in (since_spike, count, codes) if x is not None))
@@ -178,13 +191,28 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, slopes_of_train, slope_of_membrane, *_):
-        train, kept = ctx.saved_tensors
+        train, kept, before = ctx.saved_tensors
         if slope_of_membrane is None:  # of the last chunk
             slope_of_membrane = torch.zeros_like(kept[0], dtype=ctx.wide)
         if slopes_of_train is None:
             slopes_of_train = torch.zeros((), dtype=ctx.wide, device=kept.device).expand(kept.shape)
-        gradients = _backward(slopes_of_train, slope_of_membrane, train, kept, ctx.dynamics, ctx.dtype)
-        return *gradients, None, None, None
+        currents, membrane = _backward(slopes_of_train, slope_of_membrane, train, kept, ctx.dynamics, ctx.dtype)
+        threshold = leak = None
+        if ctx.needs_input_grad[3]:
+            threshold = _of_threshold(slopes_of_train, train, kept, ctx.dynamics)
+        if ctx.needs_input_grad[4]:  # the membrane before a step enters the one that fires with the factor `leak`
+            leak = sum((g * u).sum() for g, u in zip(currents, before, strict=True))
+        return currents, membrane, None, threshold, leak, None, None
+
+
+def _of_threshold(slopes_of_train, train, kept, dynamics: Dynamics) -> torch.Tensor:
+    """The gradient of the threshold [N] or [1]: a spike depends on it as on its membrane, with the other sign."""
+    threshold, height = dynamics.threshold, getattr(dynamics.surrogate, "height", 1.0)
+    total = torch.zeros_like(kept[0], dtype=threshold.dtype)
+    for slope, of_spikes in zip(kept, slopes_of_train, strict=True):
+        slope = slope & 1 if train is None else slope
+        total.addcmul_(slope.to(total.dtype), of_spikes.to(total.dtype), value=-height)
+    return total if threshold.numel() > 1 else total.sum().view(1)
 
 
 def _in_dtype_of(wanted: torch.Tensor, values: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:

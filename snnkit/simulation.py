@@ -12,6 +12,7 @@ from torch import nn
 from snnkit import coding as codings
 from snnkit.int8 import has_fast_int8
 from snnkit.neurons import Presentation, Stateful, presenting
+from snnkit.recompute import run_forgetful
 from snnkit.spikes import forget_layouts
 
 PRECISIONS = (None, "auto", "fp32", "bf16", "int8")
@@ -52,6 +53,7 @@ def simulate(
     coding: str | None = "poisson",
     generator: torch.Generator | None = None,
     chunk: int | None = None,
+    recompute: bool = False,
     precision: str | None = None,
     device: torch.device | str | None = None,
 ) -> Simulation:
@@ -60,9 +62,11 @@ def simulate(
     `coding` is "poisson" (values in [-1, 1], draws from `generator`), "constant", or None for a spike train
     [T, B, ...] given as `images`. The run goes in chunks of `chunk` steps (default: as many as keep tensors
     small), which bounds memory and does not change the result. Torch's grad mode is followed: under grad,
-    gradients flow through all T whatever the chunk. `precision`: None leaves dtypes alone; "fp32"; "bf16" runs
-    convolutions and products in bfloat16; "int8" convolutions of spikes in integers (see `snnkit.int8`; no gradients);
-    "auto" takes what `choose_precision` says. Membranes are float32 in all. `device` moves net and images there first.
+    gradients flow through all T whatever the chunk, and every step is remembered; with `recompute` only the states
+    between chunks, and each chunk runs a second time when its gradient is due. `precision`: None leaves dtypes alone;
+    "fp32"; "bf16" runs convolutions and products in bfloat16; "int8" convolutions of spikes in integers (see
+    `snnkit.int8`; no gradients); "auto" takes what `choose_precision` says. Membranes are float32 in all. `device`
+    moves net and images there first.
 
     Raises ValueError or TypeError for images, timesteps, coding, chunk or precision that make no sense.
     """
@@ -78,22 +82,25 @@ def simulate(
         raise ValueError("images is an empty batch; give at least one image")
     if chunk is not None:
         codings.check_timesteps(chunk)
-    if _normalises_over_time(net):
-        if chunk is not None:
-            raise ValueError(
-                "a batch-norm in training mode needs all time steps at once; leave chunk=None or call net.eval()"
-            )
+    whole = _needs_all_steps(net)
+    if whole:
+        for option, given in (("chunk", chunk is not None), ("recompute", recompute)):
+            if given:
+                raise ValueError(f"{whole} needs all time steps at once; leave {option} out")
         chunk = timesteps
     precision = choose_precision(precision, images.device)
     layers = {name: m for name, m in net.named_modules() if isinstance(m, Stateful)}
     presentation, outputs, done = Presentation(), [], 0
+    presentation.constant = coding == "constant"
     if precision == "int8":
         if torch.is_grad_enabled():
             raise ValueError("precision 'int8' has no gradients; simulate under torch.no_grad(), or use 'auto'")
         presentation.spikes_as_bytes = True
     forget_layouts()
+    recompute = recompute and torch.is_grad_enabled()
+    lent = contextlib.nullcontext() if recompute else presenting(layers.values(), presentation)
     # one context for all chunks: the weights are cast once
-    with presenting(layers.values(), presentation), inference_precision(precision, images.device):
+    with lent, inference_precision(precision, images.device):
         while done < timesteps:
             length = min(chunk or _fitting_chunk(presentation, images), timesteps - done)
             presentation.open_chunk(length)
@@ -102,7 +109,7 @@ def simulate(
             folded = train.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
             if folded.dim() == 4:
                 folded = folded.contiguous(memory_format=torch.channels_last)
-            folded = net(folded)
+            folded = run_forgetful(net, [*layers.values()], presentation, folded) if recompute else net(folded)
             outputs.append(folded.unflatten(0, (length, batch)).to(torch.promote_types(folded.dtype, torch.float32)))
             done += length
     rates = {
@@ -170,6 +177,11 @@ def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _normalises_over_time(net: nn.Module) -> bool:
-    norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    return any(m.training or m.running_mean is None for m in norms)
+def _needs_all_steps(net: nn.Module) -> str | None:
+    """What in `net` has to see all of time in one chunk, if anything does."""
+    for name, module in net.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            return f"batch-norm {name} in training mode"
+        if getattr(module, "needs_all_steps", False):
+            return f"{name}, which averages over time,"
+    return None

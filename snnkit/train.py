@@ -1,63 +1,32 @@
-"""One supervised training loop: seeded, resumable, keeping the weights that did best on the validation images."""
+"""One supervised training loop for all nets: seeded, resumable, keeping the weights that did best on validation."""
 
 from __future__ import annotations
 
 import copy
 import io
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from snnkit.cost import duration, estimate
 from snnkit.data import Split
+from snnkit.evaluate import over_time
+from snnkit.neurons import LIF
 from snnkit.paths import write_atomically
-from snnkit.simulation import inference_precision
+from snnkit.recipe import Recipe
+from snnkit.simulation import inference_precision, simulate
 from snnkit.small_maps import SmallMaps
+from snnkit.stochmax import Stochmax
 
-MOMENTUM_SWING = 0.05
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: SGD with Nesterov momentum under a one-cycle learning rate.
-
-    The rate rises to `learning_rate` within a fifth of the steps and falls to 0; the momentum falls from 0.05 above
-    `momentum` to 0.05 below it and rises again (a run of less than 10 steps sees the beginning of that only).
-    `clip` is the largest norm of a step's gradient, 0: any. `centre` keeps the mean of every filter's weights at zero
-    (their gradients too; Yong 2020). Both let deep nets without batch-norm and bias learn at high rates.
-    `augment` shifts images by up to 4 pixels; `flip` mirrors half of them (not for digits). `precision` as for
-    `snnkit.simulate`.
-    """
-
-    epochs: int = 30
-    batch: int = 128
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    clip: float = 0.0
-    centre: bool = False
-    augment: bool = True
-    flip: bool = True
-    seed: int = 0
-    precision: str = "auto"
-
-    def __post_init__(self):
-        for name in ("epochs", "batch", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not self.clip >= 0:
-            raise ValueError(f"clip is {self.clip}; it must be above 0, or 0 for gradients of any size")
-        if not MOMENTUM_SWING <= self.momentum < 1 - MOMENTUM_SWING:
-            raise ValueError(
-                f"momentum is {self.momentum}; it must lie in [{MOMENTUM_SWING}, {1 - MOMENTUM_SWING}), "
-                f"for it cycles {MOMENTUM_SWING} up and down"
-            )
+PATIENCE = 20  # batches without a spike before a layer is called silent
 
 
 @dataclass(frozen=True)
@@ -77,29 +46,25 @@ def fit(
     folder: str | Path | None = None,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = print,
+    bar: bool = False,
 ) -> History:
     """Train `net` (images [B, ...] -> logits [B, K]) in place; it ends with its best validation epoch's weights.
 
-    With a `folder`, the state is kept there after every epoch and a later call with the same recipe and images goes on
-    where it stopped, to the same result. `say` receives the progress, one line an epoch, after a line with the
-    estimated cost.
+    A spiking net is simulated as the recipe says, and its neurons need a surrogate (see `snnkit.surrogate`); rows hold
+    their rates on the validation images, and a layer that falls silent is named early. With a `folder`, the state is
+    kept there after every epoch and a later call with the same recipe and images goes on where it stopped, to the same
+    result. `say` receives the progress, one line an epoch, after a line with the estimated cost; `bar` shows it within
+    an epoch too, with accuracy and rate.
 
-    Raises ValueError if the folder holds the state of another recipe or training set, FloatingPointError for a loss
+    Raises ValueError for a recipe that does not suit the net or if the folder holds the state of another recipe or
+    training set, FloatingPointError for a loss
     that is no number, OSError if the folder cannot be written.
     """
+    _check_neurons(net, recipe)
     net.to(device, memory_format=torch.channels_last)
     steps_per_epoch = -(-len(train) // recipe.batch)
-    optimizer = torch.optim.SGD(
-        net.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=max(10, steps_per_epoch * recipe.epochs),  # with less, torch's cycle divides by zero
-        pct_start=0.2,
-        base_momentum=round(recipe.momentum - MOMENTUM_SWING, 6),
-        max_momentum=round(recipe.momentum + MOMENTUM_SWING, 6),
-    )
+    optimizer = recipe.make_optimizer(net)
+    schedule = recipe.make_schedule(optimizer, steps_per_epoch * recipe.epochs)
     if recipe.centre:
         _centre(conv.weight.data for conv in _convolutions(net))
     rows, best, seconds = [], copy.deepcopy(net.state_dict()), 0.0
@@ -117,19 +82,18 @@ def fit(
         rows, best, seconds = state["rows"], state["best"], state["seconds"]
         say(f"resuming after epoch {len(rows)} of {recipe.epochs}")
     else:
-        cost = estimate(
-            net, train.batch(slice(0, recipe.batch)).to(device), 3 * recipe.epochs * len(train), recipe.precision
-        )
+        presentations = 3 * recipe.epochs * len(train) * max(1, recipe.timesteps)
+        cost = estimate(net, train.batch(slice(0, recipe.batch)).to(device), presentations, recipe.precision)
         say(f"training, forward and backward: {cost}")
 
     for epoch in range(len(rows), recipe.epochs):
         start = time.perf_counter()
-        loss = _train_epoch(net, train, recipe, epoch, optimizer, schedule, device)
-        accuracy = evaluate(net, validation, precision=recipe.precision)
+        loss = _train_epoch(net, train, recipe, epoch, optimizer, schedule, device, say, bar)
+        accuracy, rates = _validate(net, validation, recipe, device)
         seconds += time.perf_counter() - start
         if not rows or accuracy > max(row["validation"] for row in rows):
             best = copy.deepcopy(net.state_dict())
-        rows.append({"epoch": epoch + 1, "loss": loss, "validation": accuracy})
+        rows.append({"epoch": epoch + 1, "loss": loss, "validation": accuracy} | ({"rates": rates} if rates else {}))
         if state_file is not None:
             state = {"recipe": asdict(recipe), "images": train.describe(), "net": net.state_dict(), "rows": rows}
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
@@ -138,23 +102,37 @@ def fit(
             torch.save(state, buffer)
             write_atomically(state_file, buffer.getvalue())
         left = seconds / len(rows) * (recipe.epochs - len(rows))
-        say(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss:.4f}  validation {accuracy:.2%}  {duration(left)} left")
+        spikes = f"  spikes {sum(rates.values()) / len(rates):.4f} a neuron and step" if rates else ""
+        progress = f"loss {loss:.4f}  validation {accuracy:.2%}{spikes}"
+        say(f"epoch {epoch + 1}/{recipe.epochs}  {progress}  {duration(left)} left")
     net.load_state_dict(best)
     net.eval()
     best_epoch = max(rows, key=lambda row: row["validation"])["epoch"]
     return History(rows, best_epoch, seconds)
 
 
-def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, schedule, device) -> float:
-    """One pass over the training images in an order, and with dropout masks, that only seed and epoch decide."""
+def _check_neurons(net: nn.Module, recipe: Recipe) -> None:
+    neurons = {name: module for name, module in net.named_modules() if isinstance(module, LIF)}
+    if recipe.timesteps and not neurons:
+        raise ValueError(f"timesteps is {recipe.timesteps}, but the net has no neurons; leave it at 0 to train an ANN")
+    if neurons and not recipe.timesteps:
+        raise ValueError("the net has neurons; give the recipe timesteps, for example Recipe(timesteps=10)")
+    blocked = [name for name, neuron in neurons.items() if neuron.surrogate is None]
+    if blocked:
+        raise ValueError(f"neurons {', '.join(blocked)} let no gradient through; build the net with a surrogate")
+
+
+def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, schedule, device, say, bar) -> float:
+    """One pass over the training images, in an order and with draws that only seed and epoch decide."""
     generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
     order = torch.randperm(len(train), generator=generator)
     net.train()
-    total = 0.0
+    total, right, seen, silent_for, loss_of = 0.0, 0, 0, Counter(), _loss(net, recipe)
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(1_000_003 * recipe.seed + epoch)
-        for index in order.split(recipe.batch):
+        batches = tqdm(order.split(recipe.batch), f"epoch {epoch + 1}", leave=False, disable=not bar)
+        for index in batches:
             images = train.batch(index)
             if recipe.augment:
                 images = shift(images, 4, generator)
@@ -162,11 +140,8 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
                 mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
                 images = torch.where(mirrored, images.flip(-1), images)
             images = images.to(device, memory_format=torch.channels_last)
-            with inference_precision(recipe.precision, images.device), SmallMaps():
-                logits = net(images)
-            loss = F.cross_entropy(
-                logits.float(), train.labels[index].to(device), label_smoothing=recipe.label_smoothing
-            )
+            logits, rates = _answer(net, images, recipe, generator)
+            loss = loss_of(logits, train.labels[index].to(device))
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate")
             optimizer.zero_grad(set_to_none=True)
@@ -178,7 +153,49 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
             optimizer.step()
             schedule.step()
             total += loss.item() * len(index)
+            seen += len(index)
+            right += int((logits[:, : len(train.classes)].argmax(-1).cpu() == train.labels[index]).sum())
+            rate = {"spikes": f"{sum(rates.values()) / len(rates):.4f}"} if rates else {}
+            batches.set_postfix(accuracy=f"{right / seen:.1%}", **rate)
+            _warn_of_silence(rates, silent_for, say)
     return total / len(train)
+
+
+def _loss(net: nn.Module, recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """(Output [B, ...] in training mode, labels [B]) -> loss."""
+    classifier = next((module for module in net.modules() if isinstance(module, Stochmax)), None)
+    if classifier is None:
+        return partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
+    if recipe.label_smoothing:
+        raise ValueError("label smoothing would ask stochmax for classes that it dropped; leave label_smoothing at 0")
+    return classifier.loss
+
+
+def _answer(net, images, recipe: Recipe, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    """What the loss reads, logits [B, K] or stochmax's, and of a spiking net the rates of its layers."""
+    if not recipe.timesteps:
+        with inference_precision(recipe.precision, images.device), SmallMaps():
+            return net(images).float(), {}
+    options = {"coding": recipe.coding, "precision": recipe.precision, "recompute": recipe.recompute}
+    result = simulate(net, images, recipe.timesteps, generator=generator, **options)
+    return result.output.mean(0), result.rates
+
+
+def _warn_of_silence(rates: dict[str, float], silent_for: Counter, say: Callable[[str], None]) -> None:
+    """Name a layer once an epoch when it has sent no spike for a while: nothing behind it can learn any more."""
+    for layer, rate in rates.items():
+        silent_for[layer] = silent_for[layer] + 1 if rate == 0 else 0
+        if silent_for[layer] == PATIENCE:
+            say(f"no spike in {layer} for {PATIENCE} batches: lower its threshold, or start from larger weights")
+
+
+def _validate(net: nn.Module, validation: Split, recipe: Recipe, device) -> tuple[float, dict[str, float]]:
+    """Accuracy on the validation images and, of a spiking net, the rates of its layers; leaves it in eval mode."""
+    if not recipe.timesteps:
+        return evaluate(net, validation, precision=recipe.precision), {}
+    options = {"batch": recipe.batch, "coding": recipe.coding, "precision": recipe.precision, "device": device}
+    outcome = over_time(net.eval(), validation, [recipe.timesteps], **options)
+    return float(outcome.accuracy[-1]), outcome.rates
 
 
 def _convolutions(net: nn.Module) -> list[nn.Module]:

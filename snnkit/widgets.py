@@ -13,11 +13,15 @@ from snnkit.explorer import LONGEST, SEEDS, Choice, Explorer, Within, as_bytes, 
 from snnkit.grids import accuracy_explorer, energy_explorer, unroll_explorer
 from snnkit.neurons import RESETS
 
+DRAWS = 40  # of classes, in the stochmax explorer
+
 __all__ = [
     "accuracy_explorer",
     "energy_explorer",
     "junction_explorer",
     "neuron_explorer",
+    "stochmax_explorer",
+    "surrogate_explorer",
     "two_input_explorer",
     "unroll_explorer",
 ]
@@ -60,6 +64,33 @@ class JunctionExplorer(Explorer):
     reset = Choice(RESETS).tag(sync=True)
     seed = Within(0, SEEDS - 1, 1).tag(sync=True)
     draws = traitlets.Bytes().tag(sync=True)
+
+
+class StochmaxExplorer(Explorer):
+    """Ten class scores and what stochmax makes of them (BR section V). Every trait is a control."""
+
+    _esm = script("stochmax")
+    target = Within(-2.0, 6.0, 0.1).tag(sync=True)
+    rival = Within(-2.0, 6.0, 0.1).tag(sync=True)
+    rival_retained = Within(0.0, 1.0, 0.05).tag(sync=True)
+    others_retained = Within(0.0, 1.0, 0.05).tag(sync=True)
+    shown = Within(1, DRAWS, 1).tag(sync=True)
+    seed = Within(0, SEEDS - 1, 1).tag(sync=True)
+    draws = traitlets.Bytes().tag(sync=True)
+
+
+class SurrogateExplorer(Explorer):
+    """Three surrogate gradients of one neuron (HC, BR eq. 4, MS eq. 3). Every trait is a control."""
+
+    _esm = script("surrogate")
+    alpha = Within(0.05, 1.0, 0.05).tag(sync=True)
+    beta = Within(0.0, 0.5, 0.01).tag(sync=True)
+    gamma = Within(0.05, 1.0, 0.05).tag(sync=True)
+    width = Within(0.1, 2.0, 0.1).tag(sync=True)
+    current = Within(0.02, 1.5, 0.02).tag(sync=True)
+    leak = Within(0.5, 1.0, 0.01).tag(sync=True)
+    timesteps = Within(2, 200, 1).tag(sync=True)
+    reset = Choice(RESETS).tag(sync=True)
 
 
 def neuron_explorer(
@@ -134,4 +165,58 @@ def junction_explorer(
         reset=reset,
         seed=seed,
         draws=as_bytes(uniform_draws(1)),
+    )
+
+
+def stochmax_explorer(
+    target: float = 2.5,
+    rival: float = 2.0,
+    rival_retained: float = 0.9,
+    others_retained: float = 0.3,
+    shown: int = 1,
+    seed: int = 0,
+) -> StochmaxExplorer:
+    """Ten classes: a `target` and a `rival` with these scores, and eight others (BR section V).
+
+    The rival and the others are retained with the given probabilities in each of 40 draws, of which one is `shown`.
+    Shows the distribution beside softmax's, and against which classes the loss pushes on average. Raises
+    traitlets.TraitError, here and on assignment to a trait, for a value outside its control's range.
+    """
+    return StochmaxExplorer(
+        explorer="stochmax",
+        target=target,
+        rival=rival,
+        rival_retained=rival_retained,
+        others_retained=others_retained,
+        shown=shown,
+        seed=seed,
+        draws=as_bytes(uniform_draws(10)[:, :DRAWS]),
+    )
+
+
+def surrogate_explorer(
+    alpha: float = 0.3,
+    beta: float = 0.1,
+    gamma: float = 0.3,
+    width: float = 1.0,
+    current: float = 0.14,
+    leak: float = 0.99,
+    timesteps: int = 60,
+    reset: str = "subtract",
+) -> SurrogateExplorer:
+    """One neuron with threshold 1 under a constant `current`, and what three surrogate gradients let through.
+
+    Spike-time (`alpha`, `beta`; HC), triangle (`gamma`; BR eq. 4) and rectangle (`width`; MS eq. 3), step by step.
+    Raises traitlets.TraitError, here and on assignment to a trait, for a value outside its control's range.
+    """
+    return SurrogateExplorer(
+        explorer="surrogate",
+        alpha=alpha,
+        beta=beta,
+        gamma=gamma,
+        width=width,
+        current=current,
+        leak=leak,
+        timesteps=timesteps,
+        reset=reset,
     )

@@ -27,6 +27,21 @@ def test_train_leaves_a_checkpoint_and_a_record_that_agree(tmp_path, monkeypatch
     assert torch.equal(loaded.mean, data.load("digits", "train", size=8).mean)
 
 
+def test_a_spiking_hybrid_with_stochmax_is_trained_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
+    choices = ["--timesteps", "3", "--relu", "conv1", "--stochmax", "--trainable", "leak", "--leak", "0.9"]
+    assert main([*TRAIN, *choices, "--optimizer", "adam", "--learning-rate", "0.005", "--name", "tiny"]) == 0
+    assert "a neuron and step" in capsys.readouterr().out
+    loaded, entry = checkpoint.load("tiny"), ledger.load("checkpoints/tiny")
+    test = data.load("digits", "test", size=8, mean=loaded.mean)
+    outcome = evaluate.over_time(loaded.net, test, [3], coding="constant")
+    assert outcome.accuracy[-1] == pytest.approx(entry["value"] / 100, abs=0.01)  # precision "auto" may round
+    assert entry["what"] == "vgg3, width 0.125, as an SNN, T = 3, constant coding"
+    assert set(entry["details"]["rates"]) == {"conv2", "fc1"}
+    assert [*loaded.net.neurons] == ["conv1", "conv2", "fc1"]
+    assert isinstance(loaded.net.neurons["fc1"].leak, torch.nn.Parameter)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -34,8 +49,17 @@ def test_train_leaves_a_checkpoint_and_a_record_that_agree(tmp_path, monkeypatch
         (["train", "vgg3", "--data", "mnist"], "unknown data set 'mnist'; the data sets are"),
         (["train", "vgg3", "--data", "cifar100"], "CIFAR-100 is not in"),
         (["train", "vgg3", "--data", "imagefolder:/no/such/folder"], "no image folder at"),
-        (["train", "ms-resnet8", "--data", "digits"], "ms-resnet8 is a spiking net; this command trains ANNs"),
+        (["train", "ms-resnet8", "--data", "digits"], "the net has neurons; give the recipe timesteps"),
         (["train", "vgg3", "--data", "digits", "--epochs", "0"], "epochs is 0; it must be above 0"),
+        (
+            ["train", "vgg5", "--data", "digits", "--relu", "paper"],
+            "the paper's hybrid nets are vgg9, vgg8x2, imagenet-vgg13;",
+        ),
+        (["train", "vgg5", "--data", "digits", "--relu", "conv1"], "relu is for hybrid nets; give a neuron"),
+        (
+            ["train", "vgg5", "--data", "digits", "--timesteps", "2", "--leak", "2"],
+            "leak is 2.0; it must lie in (0, 1]",
+        ),
         (["train", "vgg3", "--data", "digits", "--limit", "0"], "limit is 0"),
     ],
 )

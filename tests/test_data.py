@@ -12,7 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from snnkit import data, paths, sources
-from snnkit.train import Recipe, fit
+from snnkit.recipe import Recipe
+from snnkit.train import fit
 
 SIZE = 8
 

@@ -1,6 +1,7 @@
 """Accuracy over time, its intervals, the microscope and what the conversion experiment records."""
 
 import copy
+import statistics
 
 import pytest
 import torch
@@ -168,3 +169,16 @@ def test_without_output_neurons_the_rows_are_read_from_the_membrane(digits, tmp_
     assert "accuracy_by_spikes" not in entry["details"]
     row = ledger.load("SN/snn")
     assert (row["value"], row["what"]) == (30.0, "net, membrane readout, T = 30")
+
+
+def test_pairs_of_trainings_by_hand():
+    a = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]).bool()
+    b = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 1], [1, 1, 1, 0]]).bool()
+    mean, low, high = evaluate.paired_over_seeds(a, b)
+    differences = [0.5, 0.0, 0.25]
+    assert mean == pytest.approx(0.25)
+    half = 4.302652730 * statistics.stdev(differences) / 3**0.5  # Student's t with two degrees of freedom
+    assert (float(low), float(high)) == pytest.approx((0.25 - half, 0.25 + half))
+    for wrong in (a[:1], a[0], a[:2]):
+        with pytest.raises(ValueError, match="of at least two seeds"):
+            evaluate.paired_over_seeds(wrong, b[:1] if len(wrong) == 1 else b)

@@ -10,8 +10,9 @@ from torch import nn
 
 from snnkit import models, simulate
 from snnkit.dropout import Dropout, HeldDropout
-from snnkit.models import Pool, build, conv, default_size, linear, pool, unit_variance_init
+from snnkit.models import build, default_size, unit_variance_init
 from snnkit.neurons import IF, LIF
+from snnkit.topologies import Conv, Linear, Pool, Repeat, conv, linear, pool, repeat
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,7 @@ def test_parameter_counts_are_the_papers(name, printed, decimals, extra):
         ),
         ("vgg3", [3, 64, 64], [64 * 8 * 8, 512, 10]),
         *((f"vgg2x{n}-conversion", [3, 64, 64], [2048, 512, 10]) for n in (1, 2, 3, 5, 6)),
+        *((f"vgg2x4-{choice}", [3, 64, 128], [128 * 4 * 4, 512, 10]) for choice in ("top", "random", "average")),
         (
             "imagenet-vgg16-sn",
             [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512],
@@ -272,5 +274,5 @@ def test_what_no_net_can_have_is_refused_in_one_line(arguments, words):
 
 
 def test_layer_lists_read_like_the_papers_table():
-    assert [conv(64), pool, linear(512)] == [models.Conv(64), Pool(2, 2), models.Linear(512)]
-    assert models.repeat(2, conv(8)) == models.Repeat(2, (conv(8),))
+    assert [conv(64), pool, linear(512)] == [Conv(64), Pool(2, 2), Linear(512)]
+    assert repeat(2, conv(8)) == Repeat(2, (conv(8),))

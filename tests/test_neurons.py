@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from snnkit import simulate
-from snnkit.neurons import IF, LIF, Presentation, presenting, step
+from snnkit.neurons import IF, LIF, TRAINABLE, Presentation, presenting, step
 from snnkit.scan import Dynamics, State, scan
-from snnkit.surrogate import spike_time, triangle
+from snnkit.surrogate import rectangle, spike_time, triangle
 
 
 def run(neuron, currents):
@@ -177,6 +177,45 @@ def test_a_leak_outside_zero_to_one_is_refused(leak):
         LIF(leak=leak)
 
 
+def test_what_is_trainable_is_a_parameter_and_nothing_else():
+    fixed, learning = LIF(surrogate=triangle()), LIF(0.9, torch.rand(3) + 0.5, "zero", triangle(), TRAINABLE)
+    assert not list(fixed.parameters())
+    assert [name for name, _ in learning.named_parameters()] == ["leak", "threshold"]
+    assert repr(learning) == "LIF(leak=0.9, threshold=(3,), reset='zero')"
+
+
+@pytest.mark.parametrize(("leak", "threshold"), [(1.5, -1.0), (-0.5, 0.0)])
+def test_a_leak_or_threshold_that_learned_too_far_is_taken_as_the_nearest_and_can_come_back(leak, threshold):
+    neuron = LIF(0.9, 1.0, "subtract", rectangle(4.0), TRAINABLE)
+    with torch.no_grad():
+        neuron.leak.fill_(leak)
+        neuron.threshold.fill_(threshold)
+    nearest = LIF(min(max(leak, 1e-3), 1.0), 1e-3, "subtract", rectangle(4.0))
+    currents = torch.tensor([0.4, -0.2, 0.3, 0.3]).view(4, 1, 1)
+    found = simulate(neuron, currents, 4, coding=None).output
+    assert torch.equal(found, simulate(nearest, currents, 4, coding=None).output)
+    found.sum().backward()
+    assert neuron.leak.grad != 0
+    assert neuron.threshold.grad < 0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            partial(LIF, surrogate=triangle(), trainable=["decay"]),
+            r"trainable is \['decay'\]; give a list of 'leak', 'thr",
+        ),
+        (partial(LIF, surrogate=triangle(), trainable="leak"), "trainable is 'leak'; give a list"),
+        (partial(LIF, trainable=["leak"]), "without a surrogate lets no gradient through"),
+        (partial(IF, surrogate=triangle(), trainable=["leak"]), "an IF neuron has no leak to train"),
+    ],
+)
+def test_a_neuron_that_cannot_learn_what_it_is_told_to_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
 @pytest.mark.parametrize("threshold", [0.0, -1.0, math.nan, torch.tensor([1.0, 0.0])])
 def test_a_threshold_that_is_not_above_zero_is_refused(threshold):
     with pytest.raises(ValueError, match=r"threshold is .*must be above 0"):
@@ -229,7 +268,7 @@ class Spy(nn.Module):
     ids=["copy", "deepcopy", "pickle", "torch.save"],
 )
 def test_state_is_never_saved_or_copied_even_in_the_middle_of_a_simulation(copied):
-    neuron, copies, keys = IF(), [], []
+    neuron, copies, keys = IF(surrogate=triangle()), [], []
 
     def look():
         copies.append(copied(neuron))

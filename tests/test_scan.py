@@ -34,12 +34,17 @@ def drive(shape, steps=7, dtype=torch.float64, seed=0, channels_last=False):
 
 
 def gradients(run, currents, state, dynamics):
-    """What `run` returns, and the gradients of a weighted sum of its spikes and membranes."""
+    """What `run` returns, and the gradients of a weighted sum of its spikes and membranes: of currents, membrane, leak
+    and threshold.
+    """
     currents, membrane = currents.clone().requires_grad_(), state.membrane.clone().requires_grad_()
+    threshold = dynamics.threshold.clone().requires_grad_()
+    leak = torch.tensor(dynamics.leak, dtype=membrane.dtype, requires_grad=True)
+    dynamics = dynamics._replace(leak=leak, threshold=threshold)
     train, after, count, _ = run(currents, State(membrane, state.since_spike), dynamics)
     weights = torch.arange(train.numel(), dtype=train.dtype).view(train.shape).sin()
     ((train * weights).sum() + (after.membrane * weights[0]).sum()).backward()
-    return train.detach(), after, float(count), currents.grad, membrane.grad
+    return train.detach(), after, float(count), currents.grad, membrane.grad, leak.grad, threshold.grad
 
 
 @given(

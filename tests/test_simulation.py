@@ -1,10 +1,12 @@
 """`simulate`: the same answer however time is cut, no memory of the image before, bounded memory over time."""
 
 import copy
+import gc
 import math
 import os
 import subprocess
 import sys
+import weakref
 from functools import partial
 
 import pytest
@@ -16,7 +18,7 @@ from torch import nn
 from snnkit import models, simulate, simulation
 from snnkit.dropout import HeldDropout
 from snnkit.neurons import IF, LIF
-from snnkit.surrogate import spike_time, triangle
+from snnkit.surrogate import rectangle, spike_time, triangle
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -157,6 +159,45 @@ def test_gradients_do_not_depend_on_the_chunk(surrogate, reset):
         torch.testing.assert_close(other, gradients[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("surrogate", [rectangle(0.5), triangle(), spike_time()])
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+@pytest.mark.parametrize("chunk", [None, 1, 3, 8])
+def test_recomputed_gradients_are_those_of_a_run_that_remembers(surrogate, reset, chunk):
+    learning = partial(LIF, 0.5, 0.25, reset, surrogate, ["leak", "threshold"])
+    net, images = dyadic(small_net(learning, dropout=0.25).double()).train(), small_images().double()
+    found = []
+    for recompute in (False, True):
+        net.zero_grad()
+        torch.manual_seed(1)  # dropout
+        out = simulate(net, images, 8, generator=seeded(), chunk=chunk, recompute=recompute)
+        (out.counts()[-1] ** 2).sum().backward()
+        found.append(([parameter.grad.clone() for parameter in net.parameters()], out.output.detach(), out.rates))
+    (remembered, output, rates), (recomputed, same_output, same_rates) = found
+    assert all(gradient.abs().max() > 0 for gradient in remembered)
+    torch.testing.assert_close(recomputed, remembered, rtol=1e-9, atol=1e-12)
+    assert torch.equal(same_output, output)
+    assert same_rates == rates
+
+
+def test_a_recomputed_run_that_is_dropped_takes_its_memory_with_it():
+    net = small_net(partial(LIF, 0.5, 0.25, surrogate=rectangle()))
+    out = simulate(net, small_images(), 8, generator=seeded(), chunk=2, recompute=True)
+    held_by_the_graph = weakref.ref(net)
+    gc.collect()
+    gc.disable()
+    try:
+        del out, net
+        assert held_by_the_graph() is None
+    finally:
+        gc.enable()
+
+
+def test_recomputing_refuses_a_batch_norm_that_needs_all_of_time():
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), LIF(surrogate=triangle()))
+    with pytest.raises(ValueError, match=r"batch-norm 1 in training mode needs all .*leave recompute out"):
+        simulate(net, small_images(), 4, recompute=True)
+
+
 def test_gradients_flow_back_through_all_time_even_in_chunks_of_one():
     neuron, currents = IF(surrogate=triangle()), torch.full((5, 1, 1), 0.1, requires_grad=True)
     simulate(neuron, currents, 5, coding=None, chunk=1).output[-1].sum().backward()
@@ -186,7 +227,7 @@ def test_a_batch_norm_that_computes_statistics_refuses_a_chunk_and_sees_all_of_t
     net, images = normalised_net(**options), torch.rand(3, 4, generator=seeded())
     if options:
         net.eval()  # without running statistics it takes those of its input in eval mode, too
-    with pytest.raises(ValueError, match=r"batch-norm .*needs all time steps at once; leave chunk=None"):
+    with pytest.raises(ValueError, match=r"batch-norm .*needs all time steps at once; leave chunk out"):
         simulate(net, images, 6, chunk=2)
     rows = []
     net[1].register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
@@ -418,6 +459,34 @@ with torch.no_grad():
     simulate(net, images, 256)
     print(peak() - before)
 """
+
+
+PEAK_OF_TRAINING = """
+import resource, sys, torch
+from snnkit import simulate
+from snnkit.neurons import LIF
+from snnkit.surrogate import triangle
+from torch import nn
+torch.set_num_threads(1)
+neuron = lambda: LIF(surrogate=triangle())
+net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), neuron(), nn.AvgPool2d(2), nn.Conv2d(32, 8, 3), neuron())
+images, mebibyte = torch.rand(8, 3, 32, 32), 2**10 if sys.platform == "linux" else 2**20
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / mebibyte
+simulate(net, images, 8).output.sum().backward()
+before = peak()
+for recompute in (True, False):
+    simulate(net, images, 128, chunk=8, recompute=recompute).output.sum().backward()
+    print(peak() - before)
+"""
+
+
+def test_recomputing_needs_a_fraction_of_the_memory_for_the_same_gradients():
+    # a step keeps 1 MiB of slopes and as much of spikes at the first neurons (8 images x 32 channels x 32 x 32 floats)
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    run = subprocess.run([sys.executable, "-c", PEAK_OF_TRAINING], capture_output=True, text=True, check=True, env=env)
+    forgetful, remembering = map(float, run.stdout.split())
+    assert remembering > 200
+    assert forgetful < remembering / 3
 
 
 def test_peak_memory_does_not_grow_with_time():

@@ -1,7 +1,9 @@
 """The training loop on toy problems, and the cost that it announces."""
 
+import math
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,9 +11,12 @@ from torch import nn
 
 from snnkit import cost, data, models, train
 from snnkit.data import Split
-from snnkit.dropout import Dropout
-from snnkit.neurons import IF
-from snnkit.train import Recipe, evaluate, fit, shift
+from snnkit.dropout import Dropout, HeldDropout
+from snnkit.neurons import IF, LIF
+from snnkit.recipe import Recipe
+from snnkit.stochmax import Stochmax
+from snnkit.surrogate import rectangle, triangle
+from snnkit.train import evaluate, fit, shift
 
 TOY = Recipe(epochs=4, batch=16, learning_rate=0.1, augment=False, flip=False, precision="fp32")
 
@@ -110,6 +115,114 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monk
     assert history.rows == uninterrupted.rows
     assert history.best_epoch == uninterrupted.best_epoch
     assert same_weights(resumed, whole)
+
+
+SPIKING = replace(TOY, epochs=4, timesteps=6, learning_rate=0.05, optimizer="adam", weight_decay=0.0)
+
+
+def toy_spiking(neuron=None, seed: int = 0) -> nn.Module:
+    neuron = neuron or partial(LIF, 0.9, 0.5, "subtract", triangle())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hidden = nn.Linear(64, 16), neuron(), HeldDropout(0.25)
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(16, 2))
+
+
+@pytest.mark.parametrize("coding", ["constant", "poisson"])
+@pytest.mark.parametrize("neuron", ["fixed", "learning"])
+def test_a_spiking_net_learns_the_toy_problem_and_tells_its_rates(coding, neuron):
+    learning = ["leak", "threshold"] if neuron == "learning" else []
+    net, lines = toy_spiking(partial(LIF, 0.9, 0.5, "subtract", rectangle(), learning)), []
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    history = fit(net, toy("train"), toy("validation", seed=1), replace(SPIKING, coding=coding), say=lines.append)
+    assert max(row["validation"] for row in history.rows) > 0.95
+    assert 0 < history.rows[-1]["rates"]["2"] < 1
+    assert re.search(r"spikes 0\.\d{4} a neuron and step", lines[-1])
+    assert all(not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("schedule", ["cycle", "cosine", "steps"])
+def test_a_spiking_run_that_was_interrupted_ends_as_an_unbroken_one(tmp_path, schedule):
+    recipe = replace(SPIKING, coding="poisson", recompute=True, schedule=schedule, clip=1.0)
+    splits = toy("train"), toy("validation", seed=1)
+    whole, resumed = toy_spiking(), toy_spiking(seed=99)
+    uninterrupted = fit(whole, *splits, recipe, say=quiet)
+
+    def stop(line):
+        if line.startswith("epoch 2/"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(toy_spiking(), *splits, recipe, tmp_path, say=stop)
+    assert fit(resumed, *splits, recipe, tmp_path, say=quiet).rows == uninterrupted.rows
+    assert same_weights(resumed, whole)
+
+
+def test_recomputing_trains_to_the_same_weights():
+    nets = [toy_spiking(), toy_spiking()]
+    for net, recompute in zip(nets, (False, True), strict=True):
+        fit(net, toy("train"), toy("validation"), replace(SPIKING, recompute=recompute), say=quiet)
+    for first, second in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bar_shows_accuracy_and_rate(capsys):
+    fit(toy_spiking(), toy("train"), toy("validation"), replace(SPIKING, epochs=1), say=quiet, bar=True)
+    shown = capsys.readouterr().err
+    assert re.search(r"epoch 1: .* accuracy=\d+\.\d%, spikes=0\.\d{4}", shown)
+    fit(toy_net(), toy("train"), toy("validation"), replace(TOY, epochs=1), say=quiet)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["ANN", "SNN"])
+def test_stochmax_learns_in_place_of_softmax_in_any_net(kind):
+    neuron, recipe = (nn.ReLU(), TOY) if kind == "ANN" else (LIF(0.9, 0.5, "subtract", triangle()), SPIKING)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), neuron, Stochmax(16, 2))
+    history = fit(net, toy("train"), toy("validation", seed=1), replace(recipe, epochs=6), say=quiet)
+    assert max(row["validation"] for row in history.rows) > 0.95
+    assert all(parameter.abs().max() > 0 for parameter in (net[3].prior, net[3].posterior))
+    with pytest.raises(ValueError, match="label smoothing would ask stochmax for classes that it dropped"):
+        fit(net, toy("train"), toy("validation", seed=1), replace(recipe, label_smoothing=0.1), say=quiet)
+
+
+def test_a_layer_that_falls_silent_is_named_once_an_epoch():
+    net, lines = toy_spiking(partial(LIF, 0.9, 1e4, surrogate=triangle())), []
+    fit(net, toy("train", 16 * 25), toy("validation"), replace(SPIKING, epochs=2), say=lines.append)
+    warnings = [line for line in lines if "no spike" in line]
+    assert warnings == ["no spike in 2 for 20 batches: lower its threshold, or start from larger weights"] * 2
+
+
+@pytest.mark.parametrize(
+    ("net", "recipe", "words"),
+    [
+        (toy_net, SPIKING, "timesteps is 6, but the net has no neurons; leave it at 0 to train an ANN"),
+        (toy_spiking, TOY, "the net has neurons; give the recipe timesteps"),
+        (partial(toy_spiking, IF), SPIKING, "neurons 2 let no gradient through; build the net with a surrogate"),
+    ],
+)
+def test_a_recipe_that_does_not_suit_the_net_is_refused(net, recipe, words):
+    with pytest.raises(ValueError, match=words):
+        fit(net(), toy("train"), toy("validation"), recipe, say=quiet)
+
+
+def test_adam_and_the_schedules_move_as_torchs_own():
+    net = toy_net()
+    adam = replace(TOY, optimizer="adam", schedule="cosine", momentum=0.8, weight_decay=0.01).make_optimizer(net)
+    assert isinstance(adam, torch.optim.Adam)
+    assert adam.defaults["betas"] == (0.8, 0.999)
+    assert adam.defaults["weight_decay"] == 0.01
+    rates = {}
+    for schedule in ("cosine", "steps"):
+        recipe = replace(TOY, schedule=schedule)
+        optimizer = recipe.make_optimizer(net)
+        way, rates[schedule] = recipe.make_schedule(optimizer, 10), []
+        for _ in range(10):
+            rates[schedule].append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            way.step()
+    assert rates["cosine"] == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 10)) for step in range(10)])
+    assert rates["steps"] == pytest.approx([0.1] * 6 + [0.01] * 2 + [0.001] * 2)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
@@ -250,6 +363,10 @@ def test_centring_trains_filters_of_mean_zero_as_autograd_would():
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"momentum": 0.0}, r"momentum is 0.0; it must lie in \[0.05, 0.95\)"),
         ({"momentum": 1.0}, r"momentum is 1.0"),
+        ({"optimizer": "sdg"}, "optimizer is 'sdg'; use one of 'sgd', 'adam'"),
+        ({"schedule": "step"}, "schedule is 'step'; use one of 'cycle', 'cosine', 'steps'"),
+        ({"coding": None}, "coding is None; use one of 'constant', 'poisson'"),
+        ({"timesteps": -3}, "timesteps is -3"),
         ({"clip": -1.0}, "clip is -1.0; it must be above 0, or 0 for gradients of any size"),
     ],
 )

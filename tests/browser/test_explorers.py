@@ -12,13 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from snnkit import coding, convert, energy, grids, junctions, models, neurons, simulate, widgets
+from snnkit import coding, convert, energy, grids, junctions, models, neurons, simulate, surrogate, widgets
 from snnkit.explorer import SEEDS, uniform_draws
+from snnkit.stochmax import stochmax
 
 SOURCES = {
     "neuron": str(widgets.NeuronExplorer._esm),
     "two-input": str(widgets.TwoInputExplorer._esm),
     "junction": str(widgets.JunctionExplorer._esm),
+    "stochmax": str(widgets.StochmaxExplorer._esm),
+    "surrogate": str(widgets.SurrogateExplorer._esm),
 }
 IMPORT = """async (source) => {
     window.explorers = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
@@ -264,6 +267,52 @@ def test_both_paths_of_a_junction_are_those_of_snnkit(module):
                     assert arrival == pytest.approx({"gain": path.gain, "delay": path.delay}, abs=1e-5)
 
 
+def test_stochmax_on_the_page_is_that_of_snnkit(module):
+    """Probabilities, draws and the mean gradient of the loss, in float64, with the same uniforms."""
+    page, generator = module(SOURCES["stochmax"]), torch.Generator().manual_seed(0)
+    for rho in (0.0, 0.3, 1.0):
+        scores = (torch.randn(10, generator=generator, dtype=torch.float64) * 3).requires_grad_()
+        retained = torch.tensor([0.5, rho] + [rho] * 8, dtype=torch.float64)
+        uniforms = torch.rand(12, 10, generator=generator, dtype=torch.float64)
+        kept = (uniforms < retained).double()
+        kept[:, 3] = 1
+        given = [scores.tolist(), retained.tolist(), uniforms.flatten().tolist()]
+        draws = page.evaluate("([scores, rho, uniforms]) => explorers.classDraws(rho, uniforms, 3)", given)
+        assert draws == kept.int().tolist()
+        probabilities = stochmax(scores.expand(12, 10), kept)
+        found = page.evaluate("([scores, draws]) => draws.map((z) => explorers.stochmax(scores, z))", [given[0], draws])
+        assert (torch.tensor(found, dtype=torch.float64) - probabilities).abs().max() < 1e-12
+        (-probabilities[:, 3].log().mean()).backward()
+        gradient = page.evaluate("([scores, draws]) => explorers.meanGradient(scores, draws, 3)", [given[0], draws])
+        assert (torch.tensor(gradient, dtype=torch.float64) - scores.grad).abs().max() < 1e-12
+
+
+def test_surrogates_on_the_page_are_those_of_snnkit(module):
+    page = module(SOURCES["surrogate"])
+    kinds = {
+        "explorers.spikeTime(spikes, 0.4, 0.2)": surrogate.spike_time(0.4, 0.2),
+        "explorers.triangle(peaks, threshold, 0.6)": surrogate.triangle(0.6),
+        "explorers.rectangle(peaks, threshold, 0.73)": surrogate.rectangle(0.73),
+    }
+    for case in neuron_cases()[::7]:
+        threshold, state = (
+            torch.tensor(case["threshold"], dtype=torch.float64),
+            neurons.State(*torch.tensor([0.0, torch.inf]).double()),
+        )
+        expected = {script: [] for script in kinds}
+        for current in case["currents"]:
+            for script, kind in kinds.items():
+                membrane = case["leak"] * state.membrane + current
+                expected[script].append(float(kind(membrane, threshold, state.since_spike)))
+            _, state = neurons.step(
+                torch.tensor(current, dtype=torch.float64), state, case["leak"], threshold, case["reset"]
+            )
+        for script, slopes in expected.items():
+            neuron = "{ peaks, spikes } = explorers.ifNeuron(given), { threshold } = given"
+            run = f"(given) => {{ const {neuron}; return {script}; }}"
+            assert page.evaluate(run, case) == pytest.approx(slopes, abs=1e-12)
+
+
 def test_the_energy_of_the_explorer_is_that_of_account(module):
     page = module(str(grids.EnergyExplorer._esm))
     macs = [3e5, 2.5e6, 1e4]
@@ -352,6 +401,11 @@ WIDGETS = {
     "accuracy": accuracy_widget,
     "junction": widgets.junction_explorer,
     "junction, basic": lambda: widgets.junction_explorer(False, "unity", 6, 1.0, 0.9, 500, "subtract"),
+    "stochmax": widgets.stochmax_explorer,
+    "stochmax, nearly all retained": lambda: widgets.stochmax_explorer(-2.0, 6.0, 1.0, 0.95, 40, 9),
+    "stochmax, none retained": lambda: widgets.stochmax_explorer(0.0, 0.0, 0.0, 0.05, 7, 3),
+    "surrogate": widgets.surrogate_explorer,
+    "surrogate, leaky": lambda: widgets.surrogate_explorer(1.0, 0.5, 1.0, 0.5, 0.6, 0.95, 200, "zero"),
     "junction, slow": lambda: widgets.junction_explorer(True, "gains", 2, 0.1, 0.3, 60),
 }
 

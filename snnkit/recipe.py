@@ -1,0 +1,91 @@
+"""How to train: everything that decides what a training run ends with, besides net and images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from snnkit.coding import check_timesteps
+
+MOMENTUM_SWING = 0.05
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("cycle", "cosine", "steps")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train an ANN, or with `timesteps` above 0 a spiking net by backpropagation through time.
+
+    `optimizer` is "sgd", with Nesterov momentum, or "adam". Under the `schedule` "cycle" the rate rises to
+    `learning_rate` within a fifth of the steps and falls to 0, while the momentum falls from 0.05 above `momentum` to
+    0.05 below it and rises again (a run of less than 10 steps sees the beginning of that only); under "cosine" the rate
+    falls to 0 along a cosine, under "steps" to a tenth after 60 % and again after 80 % of the steps.
+    `clip` is the largest norm of a step's gradient, 0: any. `centre` keeps the mean of every filter's weights at zero
+    (their gradients too; Yong 2020). Both let deep nets without batch-norm and bias learn at high rates.
+    `augment` shifts images by up to 4 pixels; `flip` mirrors half of them (not for digits). `precision` as for
+    `snnkit.simulate`, and so for spiking nets `timesteps`, `coding` and `recompute`; their answer is the mean of the
+    readout over time.
+    """
+
+    epochs: int = 30
+    batch: int = 128
+    learning_rate: float = 0.05
+    optimizer: str = "sgd"
+    schedule: str = "cycle"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    clip: float = 0.0
+    centre: bool = False
+    augment: bool = True
+    flip: bool = True
+    seed: int = 0
+    precision: str = "auto"
+    timesteps: int = 0
+    coding: str = "constant"
+    recompute: bool = False
+
+    def __post_init__(self):
+        for name in ("epochs", "batch", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not self.clip >= 0:
+            raise ValueError(f"clip is {self.clip}; it must be above 0, or 0 for gradients of any size")
+        if not MOMENTUM_SWING <= self.momentum < 1 - MOMENTUM_SWING:
+            raise ValueError(
+                f"momentum is {self.momentum}; it must lie in [{MOMENTUM_SWING}, {1 - MOMENTUM_SWING}), "
+                f"for it cycles {MOMENTUM_SWING} up and down"
+            )
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "coding": ("constant", "poisson")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(map(repr, known))}")
+        if self.timesteps:
+            check_timesteps(self.timesteps)
+
+    def make_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of all parameters of `net`."""
+        if self.optimizer == "adam":
+            betas = self.momentum, 0.999
+            return torch.optim.Adam(net.parameters(), self.learning_rate, betas, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            net.parameters(), self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=True
+        )
+
+    def make_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """The learning rate's way over `steps` steps of `optimizer`."""
+        schedulers = torch.optim.lr_scheduler
+        if self.schedule == "cosine":
+            return schedulers.CosineAnnealingLR(optimizer, steps)
+        if self.schedule == "steps":
+            return schedulers.MultiStepLR(optimizer, [round(0.6 * steps), round(0.8 * steps)])
+        return schedulers.OneCycleLR(
+            optimizer,
+            self.learning_rate,
+            total_steps=max(10, steps),  # with less, torch's cycle divides by zero
+            pct_start=0.2,
+            base_momentum=round(self.momentum - MOMENTUM_SWING, 6),
+            max_momentum=round(self.momentum + MOMENTUM_SWING, 6),
+        )
