@@ -170,7 +170,7 @@ class LIF(Stateful):
 
     def extra_repr(self) -> str:
         value = f"{self.threshold.item():.4g}" if self.threshold.numel() == 1 else f"{tuple(self.threshold.shape)}"
-        return f"leak={float(self.leak):g}, threshold={value}, reset={self.reset!r}"
+        return f"leak={torch.as_tensor(self.leak).item():g}, threshold={value}, reset={self.reset!r}"
 
     def forward(self, folded: torch.Tensor) -> torch.Tensor:
         presentation = self.presentation()

@@ -125,7 +125,7 @@ class Writer:
         shape = tuple(self.values[node].shape[1:])
         threshold = np.nextafter(layer.threshold.detach().cpu().numpy(), np.float32(-np.inf))
         threshold, one, zero = np.broadcast_to(threshold, shape).copy(), np.ones(shape, "f4"), np.zeros(shape, "f4")
-        leak = float(layer.leak)
+        leak = torch.as_tensor(layer.leak).item()
         if leak == 1:
             return self.nir.IF(r=one, v_threshold=threshold, v_reset=zero)
         tau = one / np.float32(1 - leak)

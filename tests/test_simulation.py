@@ -472,7 +472,8 @@ neuron = lambda: LIF(surrogate=triangle())
 net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), neuron(), nn.AvgPool2d(2), nn.Conv2d(32, 8, 3), neuron())
 images, mebibyte = torch.rand(8, 3, 32, 32), 2**10 if sys.platform == "linux" else 2**20
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / mebibyte
-simulate(net, images, 8).output.sum().backward()
+for recompute in (True, False):  # what torch loads on the first call is not what is measured
+    simulate(net, images, 16, chunk=8, recompute=recompute).output.sum().backward()
 before = peak()
 for recompute in (True, False):
     simulate(net, images, 128, chunk=8, recompute=recompute).output.sum().backward()
@@ -480,18 +481,25 @@ for recompute in (True, False):
 """
 
 
+def peaks_of(script: str) -> list[float]:
+    """What `script` prints. It runs below a small shell: a process starts with the peak of the one that forked it.
+
+    Freed memory goes back at once, so that fragmentation does not blur the measure.
+    """
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    command = ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, script]
+    return [*map(float, subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.split())]
+
+
 def test_recomputing_needs_a_fraction_of_the_memory_for_the_same_gradients():
     # a step keeps 1 MiB of slopes and as much of spikes at the first neurons (8 images x 32 channels x 32 x 32 floats)
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    run = subprocess.run([sys.executable, "-c", PEAK_OF_TRAINING], capture_output=True, text=True, check=True, env=env)
-    forgetful, remembering = map(float, run.stdout.split())
+    forgetful, remembering = peaks_of(PEAK_OF_TRAINING)
     assert remembering > 200
-    assert forgetful < remembering / 3
+    assert forgetful < remembering / 5
 
 
 def test_peak_memory_does_not_grow_with_time():
     # one step's largest tensor is 2 MiB (8 images x 64 channels x 32 x 32 floats): 256 steps at once would add
-    # 448 MiB for every tensor alive. Freed memory goes back at once, so that fragmentation does not blur the measure.
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, env=env)
-    assert float(run.stdout) < 64
+    # 448 MiB for every tensor alive
+    (grown,) = peaks_of(PEAK)
+    assert grown < 64

@@ -16,7 +16,8 @@ from snnkit import energy, models, plots, widgets
 from snnkit.explorer import LONGEST, SEEDS, uniform_draws
 
 FOLDER = Path(snnkit.__file__).parent / "explorers"
-MAKERS = [widgets.neuron_explorer, widgets.two_input_explorer, widgets.junction_explorer]
+DRAWING = [widgets.neuron_explorer, widgets.two_input_explorer, widgets.junction_explorer]  # from the whole grid
+MAKERS = [*DRAWING, widgets.stochmax_explorer, widgets.surrogate_explorer]
 
 
 def accuracy(timesteps=(10, 100), scales=(0.5, 1.0, 2.0), **changes):
@@ -60,10 +61,15 @@ def test_rows_of_the_draws_differ():
     assert np.abs(np.corrcoef(draws) - np.eye(SEEDS)).max() < 0.2  # 4.5 standard errors of 500 steps
 
 
-@pytest.mark.parametrize(("make", "inputs"), list(zip(MAKERS, (1, 2, 1), strict=True)))
+@pytest.mark.parametrize(("make", "inputs"), list(zip(DRAWING, (1, 2, 1), strict=True)))
 def test_the_widget_ships_the_draws(make, inputs):
     shipped = np.frombuffer(make().draws, dtype="<f4").reshape(SEEDS, LONGEST, inputs)
     assert np.array_equal(shipped, uniform_draws(inputs))
+
+
+def test_the_stochmax_explorer_ships_forty_draws_of_ten_classes():
+    shipped = np.frombuffer(widgets.stochmax_explorer().draws, dtype="<f4").reshape(SEEDS, 40, 10)
+    assert np.array_equal(shipped, uniform_draws(10)[:, :40])
 
 
 @pytest.mark.parametrize("make", [*MAKERS, accuracy, priced, unrolled])
