@@ -402,10 +402,10 @@ WIDGETS = {
     "junction": widgets.junction_explorer,
     "junction, basic": lambda: widgets.junction_explorer(False, "unity", 6, 1.0, 0.9, 500, "subtract"),
     "stochmax": widgets.stochmax_explorer,
-    "stochmax, nearly all retained": lambda: widgets.stochmax_explorer(-2.0, 6.0, 1.0, 0.95, 40, 9),
+    "stochmax, nearly all retained": lambda: widgets.stochmax_explorer(1.0, 3.0, 1.0, 0.95, 40, 9),
     "stochmax, none retained": lambda: widgets.stochmax_explorer(0.0, 0.0, 0.0, 0.05, 7, 3),
     "surrogate": widgets.surrogate_explorer,
-    "surrogate, leaky": lambda: widgets.surrogate_explorer(1.0, 0.5, 1.0, 0.5, 0.6, 0.95, 200, "zero"),
+    "surrogate, leaky": lambda: widgets.surrogate_explorer(1.0, 0.5, 1.0, 0.5, 0.6, 0.95, 200, "subtract"),
     "junction, slow": lambda: widgets.junction_explorer(True, "gains", 2, 0.1, 0.3, 60),
 }
 
