@@ -112,6 +112,30 @@ def ann_correct(
     return torch.cat(answers) == split.labels
 
 
+@torch.no_grad()
+def confusion(
+    net: nn.Module,
+    split: Split,
+    timesteps: int,
+    *,
+    seed: int = 0,
+    batch: int = 100,
+    coding: str = "poisson",
+    precision: str | None = "auto",
+) -> torch.Tensor:
+    """Share of the images of each class that the spiking `net` takes for each class after `timesteps`: [K, K].
+
+    Rows are what the images show and sum to 1 (nan for a class without images); spikes are drawn as in `over_time`.
+    """
+    classes, generator = len(split.classes), torch.Generator().manual_seed(seed)
+    counts = torch.zeros(classes, classes)
+    for index in torch.arange(len(split)).split(batch):
+        options = {"coding": coding, "generator": generator, "precision": precision}
+        answers = simulate(net, split.batch(index), timesteps, **options).predict()
+        counts += torch.bincount(split.labels[index] * classes + answers, minlength=classes**2).view(classes, classes)
+    return counts / counts.sum(1, keepdim=True)
+
+
 def interval(correct: torch.Tensor, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson interval for the accuracy behind `correct` bool [images]."""
     ci = binomtest(int(correct.sum()), len(correct)).proportion_ci(confidence, method="wilson")
@@ -136,9 +160,13 @@ def paired_over_seeds(a: torch.Tensor, b: torch.Tensor, confidence: float = 0.95
     """
     if a.shape != b.shape or a.dim() != 2 or len(a) < 2:
         raise ValueError(f"give answers [seeds, images] of at least two seeds; got {tuple(a.shape)}, {tuple(b.shape)}")
-    differences = (a.double() - b.double()).mean(1)
-    mean = differences.mean()
-    half = student.ppf((1 + confidence) / 2, len(a) - 1) * differences.std() / math.sqrt(len(a))
+    return student_interval((a.double() - b.double()).mean(1), confidence)
+
+
+def student_interval(values: torch.Tensor, confidence: float = 0.95) -> Mean:
+    """The mean of a few `values` [seeds], at least two, with Student's interval."""
+    mean = values.mean()
+    half = student.ppf((1 + confidence) / 2, len(values) - 1) * values.std() / math.sqrt(len(values))
     return Mean(mean, mean - half, mean + half)
 
 

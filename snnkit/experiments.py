@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 
-from snnkit import ledger
+from snnkit import energy, ledger
 from snnkit.data import Split
-from snnkit.evaluate import Outcome, interval, mean_over_seeds, paired_difference
+from snnkit.evaluate import Outcome, interval, mean_over_seeds, paired_difference, student_interval
+from snnkit.recipe import Recipe
+from snnkit.trials import Trial
 
 
 def command(chapter: str, dataset: str, **parameters) -> str:
@@ -103,6 +106,59 @@ def record_conversion(
         ledger.record(
             row, _percent(mean[0]), unit="% accuracy", what=described, interval=tuple(map(_percent, mean[1:])), **common
         )
+    return entry
+
+
+def record_trials(
+    id: str,
+    what: str,
+    trials: Sequence[Trial],
+    training: Split,
+    test: Split,
+    recipe: Recipe,
+    *,
+    command: str,
+    note: str,
+    accuracy: str | None = None,
+    ratio: str | None = None,
+    more: dict | None = None,
+) -> dict:
+    """Record nets trained alike, one a seed, under `id` and return the record.
+
+    The value is their mean accuracy in percent; its interval is Wilson's over the `test` images for a single net,
+    Student's over several. The details hold each net's accuracy, the losses and rates of the first, operations, the
+    `recipe` and `more`. `accuracy` and `ratio` are ledger ids of rows of a paper's table that also record the accuracy
+    and the energy ratio ANN / SNN in 32-bit integers.
+    """
+    values = [trial.accuracy for trial in trials]
+    mean = sum(values) / len(values)
+    bounds = interval(trials[0].correct) if len(trials) == 1 else student_interval(torch.tensor(values) / 100)[1:]
+    what = f"{what}, T = {recipe.timesteps}" if recipe.timesteps else what
+    common = {
+        "command": command,
+        "seed": recipe.seed,
+        "count": len(test),
+        "seconds": sum(trial.history.seconds for trial in trials),
+        "data": test.describe(),
+        "note": f"{note}, {len(training)} training images, {recipe.epochs} epochs, {len(trials)} seed(s)",
+    }
+    accounts = [trial.account for trial in trials]
+    ratios = {name: sum(account.ratio(name) for account in accounts) / len(accounts) for name in energy.TABLES}
+    details = {
+        "timesteps": recipe.timesteps,
+        "accuracies": [round(value, 3) for value in values],
+        "losses": [row["loss"] for row in trials[0].history.rows],
+        "rates": trials[0].rates,
+        "acs_a_mac": [account.acs / account.macs for account in accounts],
+        "ratios": ratios,
+        "recipe": asdict(recipe),
+    }
+    shown = {"what": what, "interval": tuple(map(_percent, bounds))}
+    entry = ledger.record(id, round(mean, 3), unit="% accuracy", details=details | (more or {}), **shown, **common)
+    if accuracy:
+        ledger.record(accuracy, round(mean, 3), unit="% accuracy", **shown, **common)
+    if ratio:
+        ledger.record(ratio, ratios["int32"], unit="ANN / SNN", what=f"{what}, energy", **common)
     return entry
 
 

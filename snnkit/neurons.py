@@ -170,7 +170,10 @@ class LIF(Stateful):
 
     def extra_repr(self) -> str:
         value = f"{self.threshold.item():.4g}" if self.threshold.numel() == 1 else f"{tuple(self.threshold.shape)}"
-        return f"leak={torch.as_tensor(self.leak).item():g}, threshold={value}, reset={self.reset!r}"
+        known = f"leak={torch.as_tensor(self.leak).item():g}, threshold={value}, reset={self.reset!r}"
+        learning = [name for name in TRAINABLE if isinstance(getattr(self, name), nn.Parameter)]
+        known += f", surrogate={self.surrogate!r}" if self.surrogate else ""
+        return known + (f", trainable={learning}" if learning else "")
 
     def forward(self, folded: torch.Tensor) -> torch.Tensor:
         presentation = self.presentation()

@@ -37,6 +37,8 @@ COLOURS = {
     "vgg7": "#0072B2",
     "vgg2x4": "#D55E00",
     "vgg3x2": "#009E73",
+    "softmax": "#000000",
+    "stochmax": "#009E73",
     "positive": "#0072B2",
     "negative": "#D55E00",
 }
@@ -59,6 +61,7 @@ LABELS = {
 # colour is never the only difference
 DASHES = {"ann": "--", "model": ":", "percentile": "-.", "subtract": "--", "basic": ":", "constraint-1": "-."}
 DASHES |= {"constraint-2": "--", "constraint-3-data": ":", "basic-gains": (0, (3, 1)), "gains": (0, (5, 1, 1, 1, 1, 1))}
+DASHES |= {"softmax": "--"}
 MARKERS = {"model": "^", "data": "s", "percentile": "D", "spike-norm": "o", "zero": "v", "subtract": "o", "basic": "^"}
 MARKERS |= {
     "constraint-1": "v",
@@ -68,6 +71,7 @@ MARKERS |= {
     "basic-gains": "P",
     "gains": "D",
 }
+MARKERS |= {"softmax": "s", "stochmax": "o"}
 MARKERS |= {"resnet20": "o", "vgg16": "s", "vgg9": "D", "vgg7": "o", "vgg2x4": "s", "vgg3x2": "D"}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from snnkit.neurons import Stateful
+from snnkit.simulation import simulate
 
 EPSILON = 1e-20  # what a dropped class keeps of its share
 
@@ -114,6 +115,35 @@ class Stochmax(Stateful):
         others = r * (F.logsigmoid(posterior) - F.logsigmoid(prior)) + (1 - r) * away
         divergence = torch.where(target, -F.logsigmoid(prior), others).sum(-1).mean()
         return F.cross_entropy(scores + _log(z), labels) + divergence
+
+
+@torch.no_grad()
+def retention(
+    net: nn.Module,
+    images: torch.Tensor,
+    timesteps: int,
+    coding: str | None = "poisson",
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """The probability [B, K] with which the stochmax classifier of a spiking `net`, in eval mode, retains each class.
+
+    `images`, `timesteps`, `coding` and `generator` as for `snnkit.simulate`. Raises ValueError for a net
+    without such a classifier.
+    """
+    head = next((module for module in net.modules() if isinstance(module, Stochmax)), None)
+    if head is None:
+        raise ValueError("the net has no stochmax classifier; build it with stochmax=True")
+    sums, shown = [], images.shape[1] if coding is None else len(images)
+
+    def add_up(module: nn.Module, given: tuple) -> None:
+        sums.append(given[0].unflatten(0, (-1, shown)).sum(0))  # [T*B, F] -> [B, F]
+
+    handle = head.register_forward_pre_hook(add_up)
+    try:
+        simulate(net, images, timesteps, coding=coding, generator=generator)
+    finally:
+        handle.remove()
+    return head.retained(sum(sums) / timesteps)
 
 
 def _log(retained: torch.Tensor) -> torch.Tensor:

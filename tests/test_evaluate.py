@@ -96,6 +96,18 @@ def test_repeating_a_run_does_not_narrow_the_interval():
     assert torch.equal(both.mean, torch.full((2,), 0.5, dtype=torch.float64))
 
 
+def test_confusions_are_the_shares_of_answers_class_by_class(net, digits, thresholds):
+    spiking, options = convert.to_spiking(net, thresholds=thresholds), {"seed": 4, "batch": 20, "precision": None}
+    found = evaluate.confusion(spiking, digits, 25, **options)
+    correct = evaluate.over_time(spiking, digits, [25], **options).correct[:, -1]
+    for label in range(10):
+        of_class = digits.labels == label
+        assert found[label].sum() == pytest.approx(1)
+        assert found[label, label] == pytest.approx(correct[of_class].float().mean())
+    only = evaluate.confusion(spiking, digits.first(2), 2)
+    assert only.isnan().all(1).sum() == 10 - len(set(digits.labels[:2].tolist()))
+
+
 def test_the_microscope_sees_what_a_layer_should_and_does_fire():
     """One neuron by hand: weight 1, input 0.5 at every step, threshold 1: fires every second step; the next one too."""
     net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))

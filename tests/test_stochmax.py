@@ -1,12 +1,14 @@
 """Stochmax: softmax when nothing is dropped, no gradient for what is, and the same answer however time is cut."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from snnkit import models, simulate
 from snnkit.neurons import LIF
-from snnkit.stochmax import Stochmax, draw, stochmax
+from snnkit.stochmax import Stochmax, draw, retention, stochmax
 
 SCORES = torch.tensor([[1.0, -2.0, 0.5, 3.0], [0.0, 0.0, 4.0, -1.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 2])
@@ -103,6 +105,17 @@ def test_over_time_it_answers_from_the_mean_of_all_steps(chunk):
         scores = F.linear(features, made.scores.weight) + made.retained(features).log()
         assert torch.allclose(found.counts()[step - 1], step * scores, atol=1e-5)
     assert torch.allclose(made(train.mean(0)), scores, atol=1e-5)  # of an ANN
+
+
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_what_a_net_retains_is_told_from_its_mean_features(chunk, monkeypatch):
+    made, train = layer().eval(), torch.randn(5, 3, 5, dtype=torch.float64)
+    monkeypatch.setattr("snnkit.stochmax.simulate", partial(simulate, chunk=chunk))
+    found = retention(torch.nn.Sequential(made), train, 5, coding=None)
+    assert torch.allclose(found, made.retained(train.mean(0)))
+    assert not made._forward_pre_hooks
+    with pytest.raises(ValueError, match="no stochmax classifier; build it with stochmax=True"):
+        retention(torch.nn.Linear(5, 4), train, 5)
 
 
 @pytest.mark.parametrize("rho", [None, 0.7])

@@ -1,0 +1,75 @@
+"""One training run of an experiment: from a fresh net to its answers, its rates and its operations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from snnkit import energy, evaluate, train
+from snnkit.data import Split
+from snnkit.paths import data_root
+from snnkit.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trained `net`, in eval mode on the CPU, its training's `history`, and what it does on test images.
+
+    `correct` bool [images]; `rates` {layer: spikes a neuron and step}, of an ANN none; `account` of its operations.
+    """
+
+    net: nn.Module
+    history: train.History
+    correct: torch.Tensor
+    rates: dict[str, float]
+    account: energy.Account
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test images answered correctly, in percent."""
+        return 100 * self.correct.double().mean().item()
+
+
+def run(
+    net: nn.Module,
+    training: Split,
+    validation: Split,
+    test: Split,
+    recipe: Recipe,
+    *,
+    counted_images: int = 8,
+    device: torch.device | str = "cpu",
+    keep: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Trial:
+    """Train `net` in place with `snnkit.train.fit`, then test it as it was trained: same steps, coding and precision.
+
+    Operations are counted on the first `counted_images` of `test`. With `keep` the training's state stays in the data
+    folder's cache, under a name that net, recipe and images decide: the same call again, after a cut or for a second
+    look, goes on from there.
+
+    Raises what `fit` raises.
+    """
+    folder = _folder(net, training, recipe) if keep else None
+    history = train.fit(net, training, validation, recipe, folder, device, say)
+    counted, draws = test.first(counted_images).images, torch.Generator().manual_seed(recipe.seed)
+    if not recipe.timesteps:
+        correct = evaluate.ann_correct(net, test, precision=recipe.precision, device=device)
+        return Trial(net.cpu(), history, correct, {}, energy.account(net.cpu(), counted))
+    options = {"seed": recipe.seed, "coding": recipe.coding, "precision": recipe.precision, "device": device}
+    outcome = evaluate.over_time(net, test, [recipe.timesteps], **options)
+    account = energy.account(net.cpu(), counted, recipe.timesteps, coding=recipe.coding, generator=draws)
+    return Trial(net, history, outcome.correct[:, -1], outcome.rates, account)
+
+
+def _folder(net: nn.Module, training: Split, recipe: Recipe) -> Path:
+    """Where the state of this training is kept: other weights, neurons, recipe or images have another place."""
+    digest = hashlib.sha256(f"{net}\n{recipe}\n{training.describe()}".encode())
+    for name, value in net.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return data_root() / "cache" / "trials" / digest.hexdigest()[:16]

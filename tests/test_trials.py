@@ -1,0 +1,88 @@
+"""A trial: trained as `fit` trains, tested as it was trained, kept when asked, recorded with its seeds."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from snnkit import data, energy, evaluate, experiments, ledger, models, train, trials
+from snnkit.neurons import LIF
+from snnkit.recipe import Recipe
+from snnkit.surrogate import rectangle, triangle
+
+RECIPE = Recipe(
+    epochs=2, batch=20, learning_rate=0.01, optimizer="adam", augment=False, flip=False, precision="fp32", timesteps=3
+)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return [data.load("digits", split, size=8, limit=40) for split in ("train", "validation", "test")]
+
+
+NEURON = partial(LIF, 0.9, surrogate=triangle())
+
+
+def net(neuron=NEURON):
+    torch.manual_seed(0)
+    made = models.build("vgg3", neuron, width=0.125, in_channels=1, size=8)
+    return models.unit_variance_init(made, data.load("digits", "train", size=8, limit=40).images)
+
+
+def test_it_is_fit_then_answers_and_operations(splits):
+    found = trials.run(net(), *splits, replace(RECIPE, coding="poisson"), counted_images=4)
+    same = net()
+    train.fit(same, *splits[:2], replace(RECIPE, coding="poisson"), say=lambda line: None)
+    outcome = evaluate.over_time(same, splits[2], [3], precision="fp32")
+    assert torch.equal(found.correct, outcome.correct[:, -1])
+    assert found.rates == outcome.rates
+    assert found.accuracy == 100 * float(outcome.accuracy[-1])
+    counted = energy.account(same, splits[2].first(4).images, 3, generator=torch.Generator().manual_seed(0))
+    assert found.account == counted
+    assert len(found.history.rows) == 2
+
+
+def test_an_ann_needs_no_steps(splits):
+    found = trials.run(net(None), *splits, replace(RECIPE, timesteps=0))
+    assert found.rates == {}
+    assert found.account.ratio() == 1
+    assert found.accuracy == 100 * train.evaluate(found.net, splits[2])
+
+
+def test_a_kept_trial_goes_on_where_it_was_cut_and_another_one_starts_anew(splits, tmp_path, monkeypatch):
+    monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
+    said = []
+    whole = trials.run(net(), *splits, RECIPE, keep=True, say=said.append)
+    assert not any(line.startswith("resuming") for line in said)
+    again = trials.run(net(), *splits, RECIPE, keep=True, say=said.append)
+    assert said[-1] == "resuming after epoch 2 of 2"
+    assert torch.equal(again.correct, whole.correct)
+    said.clear()
+    other = partial(LIF, 0.9, surrogate=rectangle())
+    trials.run(net(other), *splits, replace(RECIPE, epochs=1), keep=True, say=said.append)
+    trials.run(net(), *splits, replace(RECIPE, seed=1), keep=True, say=said.append)
+    trials.run(net(other), splits[0].first(30), *splits[1:], replace(RECIPE, epochs=1), keep=True, say=said.append)
+    assert not any(line.startswith("resuming") for line in said)
+    assert len(list((tmp_path / "cache" / "trials").iterdir())) == 4
+
+
+def test_the_record_of_trials_by_hand(splits, tmp_path, monkeypatch):
+    monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
+    first = trials.run(net(), *splits, RECIPE)
+    made = [replace(first, correct=torch.arange(40) < right) for right in (20, 24)]
+    options = {"command": "none", "note": "by hand", "more": {"pairs": 2}}
+    entry = experiments.record_trials(
+        "05/two", "net", made, splits[0], splits[2], RECIPE, accuracy="BR/a", ratio="BR/r", **options
+    )
+    assert (entry["value"], entry["count"], entry["what"]) == (55.0, 40, "net, T = 3")
+    assert entry["interval"] == pytest.approx((55 - 12.706 * 5, 55 + 12.706 * 5), abs=0.01)  # Student's, 1 degree
+    assert entry["note"] == "by hand, 40 training images, 2 epochs, 2 seed(s)"
+    details = entry["details"]
+    assert (details["accuracies"], details["pairs"], details["timesteps"]) == ([50.0, 60.0], 2, 3)
+    assert details["ratios"]["int32"] == pytest.approx(first.account.ratio())
+    assert details["recipe"]["optimizer"] == "adam"
+    assert (ledger.load("BR/a")["value"], ledger.load("BR/a")["unit"]) == (55.0, "% accuracy")
+    assert ledger.load("BR/r")["value"] == pytest.approx(first.account.ratio())
+    alone = experiments.record_trials("05/one", "net", made[:1], splits[0], splits[2], RECIPE, **options)
+    assert alone["interval"] == pytest.approx([100 * bound for bound in evaluate.interval(made[0].correct)], abs=1e-3)
