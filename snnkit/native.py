@@ -21,7 +21,10 @@ from pathlib import Path
 import torch
 
 from snnkit import paths
+from snnkit.surrogate import rectangle, spike_time, triangle
 
+SURROGATES = (type(None), rectangle, triangle, spike_time)  # as `Surrogate` of scan.cpp numbers them
+LONGEST = 2**16  # steps without a spike: from then on the compiled scan gives a neuron no gradient by spike times
 SOURCE = Path(__file__).with_name("scan.cpp")
 COMPILE = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fopenmp", "-std=c++17", "-c"]
 LINK = ["-shared"]  # without OpenMP's own library: its symbols are those that torch has loaded
@@ -31,58 +34,78 @@ class _Neuron(ctypes.Structure):
     """`Neuron` of scan.cpp."""
 
     _fields_ = [
+        ("surrogate", ctypes.c_int),
         *((name, ctypes.c_float) for name in ("leak", "window", "height")),
-        ("thresholds", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("thresholds", "slopes")),
+        ("longest", ctypes.c_long),
         *((name, ctypes.c_int) for name in ("own_thresholds", "to_zero")),
     ]
 
 
 def serves(currents: torch.Tensor, membrane: torch.Tensor, dynamics, dtype: torch.dtype) -> bool:
     """Whether `forward` has code for these tensors and neurons, and this machine has the library."""
-    surrogate = dynamics.surrogate
     return (
         currents.is_cpu
         and membrane.dtype == dynamics.threshold.dtype == torch.float32
         and currents.dtype in (torch.float32, torch.bfloat16)
         and dtype in (currents.dtype, torch.uint8)
-        and (surrogate is None or hasattr(surrogate, "window"))
+        and type(dynamics.surrogate) in SURROGATES
         and library() is not None
     )
 
 
-def forward(currents, membrane, dynamics, dtype):
-    """Scan currents [T, N] from `membrane` [N], which becomes the one after: (spikes, codes or None, their number)."""
-    currents = currents.contiguous()
-    spikes, codes = torch.empty_like(currents, dtype=dtype), None
-    if dynamics.surrogate is not None:
-        codes = torch.empty_like(currents, dtype=torch.int8)
-    count = _call("forward", currents, membrane, spikes, codes, dynamics, returns=ctypes.c_double)
-    return spikes, codes, count
+def forward(currents, membrane, since_spike, dynamics, dtype):
+    """Scan currents [T, N] from `membrane` and `since_spike` [N] (None if the surrogate does not read it), which become
+    those after: (spikes, what `backward` reads of them, their number)."""
+    currents, surrogate, kept = currents.contiguous(), dynamics.surrogate, None
+    spikes = torch.empty_like(currents, dtype=dtype)
+    if surrogate is not None:
+        kept = torch.empty_like(currents, dtype=torch.int8 if hasattr(surrogate, "window") else torch.float32)
+    name = f"forward_{_name(currents)}_{_name(spikes)}"
+    tensors = currents, membrane, since_spike, spikes, kept
+    return spikes, kept, _call(name, tensors, dynamics, returns=ctypes.c_double)
 
 
-def backward(of_spikes, of_membrane, codes, dynamics):
-    """The gradient of the currents [T, N]; `of_membrane` [N], that of the membrane, moves from behind to before."""
+def backward(of_spikes, of_membrane, kept, spikes, dynamics):
+    """The gradient of the currents [T, N]; `of_membrane` [N], that of the membrane, moves from behind to before.
+
+    `spikes` [T, N] are None where `kept` holds them too.
+    """
     of_spikes = of_spikes.contiguous()
     of_currents = torch.empty_like(of_spikes)
-    _call("backward", of_spikes, of_membrane, codes.contiguous(), of_currents, dynamics, returns=None)
+    tensors = of_spikes, of_membrane, kept.contiguous(), None if spikes is None else spikes.contiguous(), of_currents
+    _call(f"backward_{_name(of_spikes)}", tensors, dynamics, returns=None)
     return of_currents
 
 
-def _call(name: str, first, membrane, second, third, dynamics, returns):
-    kinds = (first, second) if name == "forward" else (first,)
-    function = getattr(library(), "_".join([name, *(str(x.dtype).removeprefix("torch.") for x in kinds)]))
+@functools.lru_cache(8)
+def _slopes(surrogate: spike_time) -> torch.Tensor:
+    """The surrogate's value by the steps since the latest spike, [LONGEST]."""
+    return surrogate(None, None, torch.arange(LONGEST, dtype=torch.float32))
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _call(name: str, tensors, dynamics, returns):
+    function, surrogate = getattr(library(), name), dynamics.surrogate
     function.restype = returns
     threshold = dynamics.threshold.contiguous()
+    slopes = _slopes(surrogate) if type(surrogate) is spike_time else torch.empty(0)
     neuron = _Neuron(
+        SURROGATES.index(type(surrogate)),
         dynamics.leak,
-        getattr(dynamics.surrogate, "window", 0.0),
-        getattr(dynamics.surrogate, "height", 0.0),
+        getattr(surrogate, "window", 0.0),
+        getattr(surrogate, "height", getattr(surrogate, "gamma", 0.0)),
         threshold.data_ptr(),
+        slopes.data_ptr(),
+        len(slopes),
         threshold.numel() > 1,
         dynamics.reset == "zero",
     )
-    places = (None if x is None else ctypes.c_void_p(x.data_ptr()) for x in (first, membrane, second, third))
-    sizes = (ctypes.c_long(size) for size in first.shape)
+    places = (None if x is None else ctypes.c_void_p(x.data_ptr()) for x in tensors)
+    sizes = (ctypes.c_long(size) for size in tensors[0].shape)
     return function(*sizes, *places, ctypes.byref(neuron), torch.get_num_threads())
 
 

@@ -31,6 +31,11 @@ COLOURS = {
     "constraint-3-data": "#0072B2",
     "basic-gains": "#D55E00",
     "gains": "#009E73",
+    "hybrid": "#009E73",
+    "converted": "#0072B2",
+    "stdb": "#009E73",
+    "scratch": "#D55E00",
+    "scaled": "#CC79A7",
     "resnet20": "#0072B2",
     "vgg16": "#D55E00",
     "vgg9": "#009E73",
@@ -61,7 +66,7 @@ LABELS = {
 # colour is never the only difference
 DASHES = {"ann": "--", "model": ":", "percentile": "-.", "subtract": "--", "basic": ":", "constraint-1": "-."}
 DASHES |= {"constraint-2": "--", "constraint-3-data": ":", "basic-gains": (0, (3, 1)), "gains": (0, (5, 1, 1, 1, 1, 1))}
-DASHES |= {"softmax": "--"}
+DASHES |= {"softmax": "--", "scratch": ":", "converted": "-.", "scaled": "--"}
 MARKERS = {"model": "^", "data": "s", "percentile": "D", "spike-norm": "o", "zero": "v", "subtract": "o", "basic": "^"}
 MARKERS |= {
     "constraint-1": "v",
@@ -71,7 +76,15 @@ MARKERS |= {
     "basic-gains": "P",
     "gains": "D",
 }
-MARKERS |= {"softmax": "s", "stochmax": "o"}
+MARKERS |= {
+    "softmax": "s",
+    "stochmax": "o",
+    "hybrid": "o",
+    "converted": "o",
+    "stdb": "s",
+    "scratch": "D",
+    "scaled": "^",
+}
 MARKERS |= {"resnet20": "o", "vgg16": "s", "vgg9": "D", "vgg7": "o", "vgg2x4": "s", "vgg3x2": "D"}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 

@@ -110,15 +110,15 @@ def _forward(currents, membrane, since_spike, dynamics: Dynamics, dtype, before=
     """
     leak, threshold, reset, surrogate = dynamics
     membrane, window = membrane.clone(), getattr(surrogate, "window", None)
+    since_spike = None if since_spike is None or surrogate is None else since_spike.clone()
     if before is None and native.serves(currents, membrane, dynamics, dtype):
-        train, codes, count = native.forward(currents, membrane, dynamics, dtype)
-        return (train, membrane, since_spike, torch.tensor(count, dtype=torch.float64)), codes
+        train, kept, count = native.forward(currents, membrane, since_spike, dynamics, dtype)
+        return (train, membrane, since_spike, torch.tensor(count, dtype=torch.float64)), kept
     train = torch.empty_like(currents, dtype=dtype)
     stored = train.view(torch.int8) if dtype == torch.uint8 else train  # conversion to int8 is fast, to uint8 slow
     kept = None
     if surrogate is not None:
         kept = torch.empty_like(currents, dtype=torch.int8 if window else membrane.dtype)
-    since_spike = None if since_spike is None or surrogate is None else since_spike.clone()
     counts = []
     scratch, slopes = (torch.empty_like(membrane[next(_tiles(membrane))]) for _ in range(2))
     for tile in _tiles(membrane):
@@ -153,8 +153,8 @@ def _backward(slopes_of_train, slope_of_membrane, train, kept, dynamics: Dynamic
     `kept` is codes if `train` is None, else slopes.
     """
     behind = slope_of_membrane.clone()  # the gradient of the membrane after the step at hand
-    if train is None and native.serves(slopes_of_train, behind, dynamics, dtype):
-        return native.backward(slopes_of_train, behind, kept, dynamics), behind
+    if native.serves(slopes_of_train, behind, dynamics, dtype) and (train is None or train.dtype == dtype):
+        return native.backward(slopes_of_train, behind, kept, train, dynamics), behind
     gradients, height = torch.empty_like(kept, dtype=dtype), getattr(dynamics.surrogate, "height", 1.0)
     scratches = [torch.empty_like(behind[next(_tiles(behind))]) for _ in range(3)]
     for tile in _tiles(behind):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from snnkit import native
 from snnkit.scan import Dynamics, State, scan
-from snnkit.surrogate import rectangle
+from snnkit.surrogate import rectangle, spike_time, triangle
 
 a_compiler = shutil.which(os.environ.get("CXX", "c++"))
 wanted = sys.platform == "linux" and a_compiler and os.environ.get("SNNKIT_NATIVE") != "0"
@@ -43,28 +43,32 @@ def test_where_there_is_a_compiler_it_compiles():
     as_bytes=st.booleans(),
     leak=st.sampled_from([0.25, 0.9, 1.0]),
     reset=st.sampled_from(["zero", "subtract"]),
-    width=st.sampled_from([None, 0.5, 1.0, 3.0]),
+    surrogate=st.sampled_from([None, rectangle(0.5), rectangle(3.0), triangle(), triangle(0.7), spike_time(0.3, 0.5)]),
     own_thresholds=st.booleans(),
     seed=st.integers(0, 9),
 )
 @settings(deadline=None, max_examples=150, derandomize=True)
-def test_spikes_states_and_codes_are_those_of_tensor_operations_bit_for_bit(
-    neurons, steps, dtype, as_bytes, leak, reset, width, own_thresholds, seed
+def test_spikes_states_and_what_is_kept_are_those_of_tensor_operations_bit_for_bit(
+    neurons, steps, dtype, as_bytes, leak, reset, surrogate, own_thresholds, seed
 ):
     torch.manual_seed(seed)
     currents = (torch.randn(steps, 1, neurons) * 0.8 + 0.2).to(dtype)
     membrane = torch.randn(1, neurons) * 0.3
     threshold = torch.rand(neurons) + 0.5 if own_thresholds else torch.tensor(0.75)
-    dynamics = Dynamics(leak, threshold, reset, width and rectangle(width))
+    dynamics = Dynamics(leak, threshold, reset, surrogate)
     weights = torch.randn(steps, 1, neurons).to(dtype)
+    since = torch.randint(0, 4, (1, neurons)).float()
+    since = None if type(surrogate) is not spike_time else since.masked_fill(since == 0, float("inf"))
 
     def run():
-        x, u = currents.clone().requires_grad_(bool(width)), membrane.clone().requires_grad_(bool(width))
-        as_bytes_here = torch.uint8 if as_bytes and not width else None
-        found = scan(x, State(u), dynamics, as_bytes_here)
-        if width:
+        x, u = (tensor.clone().requires_grad_(surrogate is not None) for tensor in (currents, membrane))
+        as_bytes_here = torch.uint8 if as_bytes and surrogate is None else None
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+            kept = []
+            found = scan(x, State(u, since), dynamics, as_bytes_here)
+        if surrogate is not None:
             ((found.spikes * weights).sum() + (found.state.membrane * 0.5).sum()).backward()
-        return [found.spikes, found.state.membrane, found.count, found.codes, x.grad, u.grad]
+        return [found.spikes, *found.state, found.count, found.codes, *kept[:2]], [x.grad, u.grad]
 
     expected_library = native.library
     fast = run()
@@ -73,10 +77,10 @@ def test_spikes_states_and_codes_are_those_of_tensor_operations_bit_for_bit(
         slow = run()
     finally:
         native.library = expected_library
-    for a, b in zip(fast[:4], slow[:4], strict=True):
+    for a, b in zip(fast[0], slow[0], strict=True):
         assert (a is None) == (b is None)
         assert a is None or torch.equal(a, b)
-    for a, b in zip(fast[4:], slow[4:], strict=True):  # gradients: to the last digit, a product of which may be fused
+    for a, b in zip(fast[1], slow[1], strict=True):  # gradients: to the last digit, a product of which may be fused
         assert (a is None) == (b is None)
         assert a is None or torch.allclose(a, b, rtol=2**-7 if a.dtype == torch.bfloat16 else 1e-6, atol=1e-6)
 

@@ -481,6 +481,18 @@ for recompute in (True, False):
 """
 
 
+PEAK_OF_VGG5 = """
+import resource, sys, torch
+from snnkit import models, simulate
+from snnkit.neurons import LIF
+from snnkit.surrogate import triangle
+net = models.build("vgg5", lambda: LIF(surrogate=triangle()))
+models.unit_variance_init(net, torch.rand(32, 3, 32, 32))
+simulate(net, torch.rand(32, 3, 32, 32), 100, recompute=True).output.square().mean().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "linux" else 2**30))
+"""
+
+
 def peaks_of(script: str) -> list[float]:
     """What `script` prints. It runs below a small shell: a process starts with the peak of the one that forked it.
 
@@ -496,6 +508,11 @@ def test_recomputing_needs_a_fraction_of_the_memory_for_the_same_gradients():
     forgetful, remembering = peaks_of(PEAK_OF_TRAINING)
     assert remembering > 200
     assert forgetful < remembering / 5
+
+
+def test_vgg5_trains_over_a_hundred_steps_with_32_images_in_six_gibibytes():
+    (gibibytes,) = peaks_of(PEAK_OF_VGG5)
+    assert gibibytes < 6
 
 
 def test_peak_memory_does_not_grow_with_time():
