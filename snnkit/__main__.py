@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models, sources, surrogate
+from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models, sources, surrogate, trials
 from snnkit.convert import METHODS
 from snnkit.neurons import LIF, RESETS
 from snnkit.paths import data_root
@@ -56,21 +56,10 @@ def train(options) -> None:
     if len(train_split.classes) < 2:
         raise ValueError(f"{options.data} holds one class, {train_split.classes[0]}; training needs at least two")
     validation = data.load(options.data, "validation", mean=train_split.mean, size=size)
-    torch.manual_seed(recipe.seed)
-    net = models.build(
-        options.model,
-        neuron=_neuron(options) if recipe.timesteps else None,
-        width=options.width,
-        num_classes=len(train_split.classes),
-        in_channels=train_split.pixels.shape[1],
-        size=train_split.pixels.shape[-1],
-        dropout=options.dropout,
-        relu=_relu(options),
-        stochmax=options.stochmax,
-    )
     init = options.init or ("paper" if options.model.startswith("resnet") else "unit-variance")
-    if init == "unit-variance":
-        models.unit_variance_init(net, train_split.subset(min(256, len(train_split))).images)
+    shape = {"width": options.width, "dropout": options.dropout, "relu": _relu(options), "stochmax": options.stochmax}
+    neuron = _neuron(options) if recipe.timesteps else None
+    net = trials.fresh(options.model, train_split, neuron, seed=recipe.seed, init=init, **shape)
     folder = data_root() / "cache" / "training" / name
     history = fit(net, train_split, validation, recipe, folder, options.device, bar=sys.stderr.isatty())
 
@@ -225,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--dropout", type=float, default=0.2, help="probability of dropout (default 0.2)")
     command.add_argument("--limit", type=int, help="train on this many images only, class-balanced")
     init = "initial weights (default unit-variance; resnets: paper)"
-    command.add_argument("--init", choices=("unit-variance", "paper"), help=init)
+    command.add_argument("--init", choices=trials.INITS, help=init)
     command.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     command.add_argument("--leak", type=float, default=0.99, help="of a spiking net's neurons (default 0.99)")
     command.add_argument("--threshold", type=float, default=1.0, help="of its neurons (default 1)")

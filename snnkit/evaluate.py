@@ -177,6 +177,11 @@ class Mean(NamedTuple):
     low: torch.Tensor
     high: torch.Tensor
 
+    @property
+    def percent(self) -> list[float]:
+        """Mean, low and high of a single share, in percent."""
+        return [100 * float(value) for value in self]
+
 
 def mean_over_seeds(runs: Sequence[torch.Tensor], confidence: float = 0.95) -> Mean:
     """Accuracy [len(at)] over several runs, bool [images, len(at)] each, on the same images, with its interval.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import pandas as pd
 import torch
 
 from snnkit import energy, ledger
@@ -133,14 +134,15 @@ def record_trials(
     values = [trial.accuracy for trial in trials]
     mean = sum(values) / len(values)
     bounds = interval(trials[0].correct) if len(trials) == 1 else student_interval(torch.tensor(values) / 100)[1:]
-    what = f"{what}, T = {recipe.timesteps}" if recipe.timesteps else what
+    steps = f", {recipe.coding} coding, T = {recipe.timesteps}" if recipe.timesteps else ""
+    what = f"{what}{steps}; {len(training)} training images, {recipe.epochs} epochs, {len(trials)} seed(s)"
     common = {
         "command": command,
         "seed": recipe.seed,
         "count": len(test),
         "seconds": sum(trial.history.seconds for trial in trials),
         "data": test.describe(),
-        "note": f"{note}, {len(training)} training images, {recipe.epochs} epochs, {len(trials)} seed(s)",
+        "note": note,
     }
     accounts = [trial.account for trial in trials]
     ratios = {name: sum(account.ratio(name) for account in accounts) / len(accounts) for name in energy.TABLES}
@@ -160,6 +162,18 @@ def record_trials(
     if ratio:
         ledger.record(ratio, ratios["int32"], unit="ANN / SNN", what=f"{what}, energy", **common)
     return entry
+
+
+def trials_table(entries: Sequence[dict]) -> pd.DataFrame:
+    """Records of `record_trials`, a row each: accuracy with its interval, the least rate of a layer, the energy."""
+    rows = []
+    for entry in entries:
+        details, (low, high) = entry["details"], entry["interval"]
+        least = min(details["rates"].values(), default=float("nan"))
+        row = [entry["what"], entry["count"], entry["value"], f"{low:.1f} to {high:.1f}", least]
+        rows.append([*row, details["ratios"]["int32"]])
+    columns = ["net", "test images", "accuracy (%)", "95 % interval", "least rate of a layer", "energy, ANN / SNN"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _quoted(value) -> str:

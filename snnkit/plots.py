@@ -42,6 +42,8 @@ COLOURS = {
     "vgg7": "#0072B2",
     "vgg2x4": "#D55E00",
     "vgg3x2": "#009E73",
+    "vgg5": "#CC79A7",
+    "vgg3x4": "#D55E00",
     "softmax": "#000000",
     "stochmax": "#009E73",
     "positive": "#0072B2",
@@ -85,7 +87,16 @@ MARKERS |= {
     "scratch": "D",
     "scaled": "^",
 }
-MARKERS |= {"resnet20": "o", "vgg16": "s", "vgg9": "D", "vgg7": "o", "vgg2x4": "s", "vgg3x2": "D"}
+MARKERS |= {
+    "resnet20": "o",
+    "vgg16": "s",
+    "vgg9": "D",
+    "vgg7": "o",
+    "vgg2x4": "s",
+    "vgg3x2": "D",
+    "vgg5": "^",
+    "vgg3x4": "s",
+}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 WIDTH, FIRST_ROW, NEXT_ROW = 6.4, 3.3, 2.7  # inches

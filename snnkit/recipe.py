@@ -89,3 +89,7 @@ class Recipe:
             base_momentum=round(self.momentum - MOMENTUM_SWING, 6),
             max_momentum=round(self.momentum + MOMENTUM_SWING, 6),
         )
+
+
+# For training with spikes, where gradients come and go: small steps of a size of their own for every weight.
+ADAM = Recipe(optimizer="adam", learning_rate=1e-3, weight_decay=0.0, clip=1.0)

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from snnkit import energy, evaluate, train
+from snnkit import energy, evaluate, models, train
 from snnkit.data import Split
 from snnkit.paths import data_root
 from snnkit.recipe import Recipe
+
+INITS = ("unit-variance", "paper")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,33 @@ class Trial:
     def accuracy(self) -> float:
         """Share of the test images answered correctly, in percent."""
         return 100 * self.correct.double().mean().item()
+
+
+def fresh(
+    name: str,
+    training: Split,
+    neuron: Callable[[], nn.Module] | None = None,
+    *,
+    seed: int = 0,
+    init: str = INITS[0],
+    **options,
+) -> nn.Module:
+    """The net `name` for images and classes like those of `training`, with weights drawn from torch's `seed`.
+
+    `init` "paper" leaves them as `snnkit.models.build` draws them, "unit-variance" rescales them on up to 256 of the
+    images (`unit_variance_init`). `neuron` and `options` (width, dropout, relu, stochmax) as for `build`.
+
+    Raises what these raise, and ValueError for an unknown init.
+    """
+    if init not in INITS:
+        raise ValueError(f"init is {init!r}; use one of {', '.join(map(repr, INITS))}")
+    torch.manual_seed(seed)
+    in_channels, size = training.pixels.shape[1], training.pixels.shape[-1]
+    shape = {"num_classes": len(training.classes), "in_channels": in_channels, "size": size}
+    net = models.build(name, neuron, **shape, **options)
+    if init == "unit-variance":
+        models.unit_variance_init(net, training.subset(min(256, len(training))).images)
+    return net
 
 
 def run(

@@ -25,9 +25,19 @@ NEURON = partial(LIF, 0.9, surrogate=triangle())
 
 
 def net(neuron=NEURON):
-    torch.manual_seed(0)
-    made = models.build("vgg3", neuron, width=0.125, in_channels=1, size=8)
-    return models.unit_variance_init(made, data.load("digits", "train", size=8, limit=40).images)
+    return trials.fresh("vgg3", data.load("digits", "train", size=8, limit=40), neuron, width=0.125)
+
+
+def test_a_fresh_net_is_built_for_the_images_and_scaled_on_them(splits):
+    torch.manual_seed(3)
+    plain = models.build("vgg3", width=0.125, in_channels=1, size=8)
+    found = trials.fresh("vgg3", splits[0], seed=3, init="paper", width=0.125)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), plain.parameters(), strict=True))
+    models.unit_variance_init(plain, splits[0].images)
+    found = trials.fresh("vgg3", splits[0], seed=3, width=0.125)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), plain.parameters(), strict=True))
+    with pytest.raises(ValueError, match="init is 'random'; use one of 'unit-variance', 'paper'"):
+        trials.fresh("vgg3", splits[0], init="random")
 
 
 def test_it_is_fit_then_answers_and_operations(splits):
@@ -72,12 +82,13 @@ def test_the_record_of_trials_by_hand(splits, tmp_path, monkeypatch):
     first = trials.run(net(), *splits, RECIPE)
     made = [replace(first, correct=torch.arange(40) < right) for right in (20, 24)]
     options = {"command": "none", "note": "by hand", "more": {"pairs": 2}}
+    what = "net, constant coding, T = 3; 40 training images, 2 epochs, 2 seed(s)"
     entry = experiments.record_trials(
         "05/two", "net", made, splits[0], splits[2], RECIPE, accuracy="BR/a", ratio="BR/r", **options
     )
-    assert (entry["value"], entry["count"], entry["what"]) == (55.0, 40, "net, T = 3")
+    assert (entry["value"], entry["count"], entry["what"]) == (55.0, 40, what)
     assert entry["interval"] == pytest.approx((55 - 12.706 * 5, 55 + 12.706 * 5), abs=0.01)  # Student's, 1 degree
-    assert entry["note"] == "by hand, 40 training images, 2 epochs, 2 seed(s)"
+    assert entry["note"] == "by hand"
     details = entry["details"]
     assert (details["accuracies"], details["pairs"], details["timesteps"]) == ([50.0, 60.0], 2, 3)
     assert details["ratios"]["int32"] == pytest.approx(first.account.ratio())
@@ -86,3 +97,6 @@ def test_the_record_of_trials_by_hand(splits, tmp_path, monkeypatch):
     assert ledger.load("BR/r")["value"] == pytest.approx(first.account.ratio())
     alone = experiments.record_trials("05/one", "net", made[:1], splits[0], splits[2], RECIPE, **options)
     assert alone["interval"] == pytest.approx([100 * bound for bound in evaluate.interval(made[0].correct)], abs=1e-3)
+    table = experiments.trials_table([entry, alone])
+    assert table["accuracy (%)"].tolist() == [55.0, 50.0]
+    assert table["least rate of a layer"][0] == min(first.rates.values())
