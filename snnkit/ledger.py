@@ -120,13 +120,13 @@ def compare(ids: list[str], folder: str | Path | None = None) -> pd.DataFrame:
             {
                 "id": id,
                 "paper": theirs["what"] if theirs else "",
-                "paper's": theirs["value"] if theirs else None,
-                "ours": measured["value"] if measured else None,
+                "paper's": theirs["value"] if theirs else np.nan,
+                "ours": measured["value"] if measured else np.nan,
                 "95 % interval": f"{low:.2f} to {high:.2f}" if low is not None else "",
                 "unit": (measured or theirs)["unit"],
                 "what we measured": measured["what"] if measured else "not run",
-                "images": measured["count"] if measured else None,
-                "data": measured["data"] if measured else None,
+                "images": measured["count"] if measured else np.nan,
+                "data": measured["data"] if measured else "",
             }
         )
     return pd.DataFrame(rows).set_index("id")

@@ -52,6 +52,9 @@ def test_ours_stands_beside_the_papers(tmp_path):
     assert table.loc[id, "ours"] == 16.0
     assert table.loc[id, "95 % interval"] == "1.00 to 2.00"
     assert table.loc["SN/table1/cifar10-vgg16/ann", "what we measured"] == "not run"
+    nothing = ledger.compare(["SN/table1/cifar10-vgg16/ann"], tmp_path).to_html(na_rep="")
+    assert "None" not in nothing
+    assert "nan" not in nothing
     with pytest.raises(KeyError, match="nobody"):
         ledger.compare(["nobody/knows"], tmp_path)
 
