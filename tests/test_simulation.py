@@ -510,9 +510,10 @@ def test_recomputing_needs_a_fraction_of_the_memory_for_the_same_gradients():
     assert forgetful < remembering / 5
 
 
-def test_vgg5_trains_over_a_hundred_steps_with_32_images_in_six_gibibytes():
+def test_vgg5_trains_over_a_hundred_steps_with_32_images_in_three_gibibytes():
+    # of which torch itself takes a few tenths; without recomputation it is more than 5
     (gibibytes,) = peaks_of(PEAK_OF_VGG5)
-    assert gibibytes < 6
+    assert gibibytes < 3
 
 
 def test_peak_memory_does_not_grow_with_time():
