@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import torch
 
-from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models, sources, surrogate, trials
+from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models, residual, sources, surrogate, trials
 from snnkit.convert import METHODS
 from snnkit.neurons import LIF, RESETS
 from snnkit.paths import data_root
 from snnkit.recipe import Recipe
 from snnkit.report import convert_and_report
+from snnkit.residual import MSLIF
 from snnkit.topologies import HYBRIDS
 from snnkit.train import fit
 
@@ -56,7 +57,7 @@ def train(options) -> None:
     if len(train_split.classes) < 2:
         raise ValueError(f"{options.data} holds one class, {train_split.classes[0]}; training needs at least two")
     validation = data.load(options.data, "validation", mean=train_split.mean, size=size)
-    init = options.init or ("paper" if options.model.startswith("resnet") else "unit-variance")
+    init = options.init or ("paper" if "resnet" in options.model else "unit-variance")
     shape = {"width": options.width, "dropout": options.dropout, "relu": _relu(options), "stochmax": options.stochmax}
     neuron = _neuron(options) if recipe.timesteps else None
     net = trials.fresh(options.model, train_split, neuron, seed=recipe.seed, init=init, **shape)
@@ -113,10 +114,13 @@ def _relu(options) -> Sequence[str]:
 
 
 def _neuron(options) -> Callable[[], torch.nn.Module]:
-    """A factory of the neurons that the options ask for."""
-    kind = surrogate.BY_NAME[options.surrogate.replace("-", "_")]
-    chosen = {"reset": options.neuron_reset, "surrogate": kind(), "trainable": options.trainable}
-    return partial(LIF, options.leak, options.threshold, **chosen)
+    """A factory of the neurons that the options ask for; what they leave open is the paper's in its residual nets."""
+    usual = MSLIF if residual.NAME.fullmatch(options.model) else partial(LIF, leak=0.99, surrogate=surrogate.triangle())
+    chosen = {name: getattr(options, name) for name in ("leak", "threshold") if getattr(options, name) is not None}
+    chosen |= {"reset": options.neuron_reset} if options.neuron_reset else {}
+    if options.surrogate:
+        chosen["surrogate"] = surrogate.BY_NAME[options.surrogate.replace("-", "_")]()
+    return partial(usual, **chosen, trainable=options.trainable)
 
 
 def convert(options) -> None:
@@ -206,7 +210,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a network and store it as a checkpoint", allow_abbrev=False)
     command.set_defaults(run=train)
-    command.add_argument("model", help=f"one of {', '.join(sorted([*models.TOPOLOGIES, *models.RESNETS]))}")
+    kinds = (f"{kind}-resnet20" for kind in residual.KINDS)
+    command.add_argument("model", help=f"one of {', '.join(sorted([*models.TOPOLOGIES, *models.RESNETS, *kinds]))}")
     command.add_argument("--data", required=True, help=f"one of {', '.join(sources.NAMES)}")
     command.add_argument("--name", help="name of the checkpoint (default: MODEL-DATA)")
     command.add_argument("--width", type=float, default=1.0, help="scale of the channel counts (default 1)")
@@ -216,11 +221,13 @@ def _parser() -> argparse.ArgumentParser:
     init = "initial weights (default unit-variance; resnets: paper)"
     command.add_argument("--init", choices=trials.INITS, help=init)
     command.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    command.add_argument("--leak", type=float, default=0.99, help="of a spiking net's neurons (default 0.99)")
-    command.add_argument("--threshold", type=float, default=1.0, help="of its neurons (default 1)")
-    command.add_argument("--neuron-reset", choices=RESETS, default="zero", help="of its neurons (default zero)")
+    command.add_argument("--leak", type=float, help="of a spiking net's neurons (default 0.99; spiking resnets: 0.25)")
+    command.add_argument("--threshold", type=float, help="of its neurons (default 1; spiking resnets: 0.5)")
+    command.add_argument("--neuron-reset", choices=RESETS, help="of its neurons (default zero)")
     kinds = [name.replace("_", "-") for name in surrogate.BY_NAME]
-    command.add_argument("--surrogate", choices=kinds, default="triangle", help="its gradient (default triangle)")
+    command.add_argument(
+        "--surrogate", choices=kinds, help="its gradient (default triangle; spiking resnets: rectangle)"
+    )
     command.add_argument("--trainable", nargs="+", default=[], metavar="WHAT", help="of its neurons: leak, threshold")
     hybrid = "layers of a hybrid net that keep their ReLU; 'paper': those of the paper"
     command.add_argument("--relu", nargs="+", default=[], metavar="LAYER", help=hybrid)

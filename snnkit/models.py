@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,8 +14,8 @@ from snnkit.backres import Halve
 from snnkit.dropout import Dropout, HeldDropout
 from snnkit.hybrid import Static
 from snnkit.neurons import LIF
+from snnkit.residual import KINDS, SpikingResNet
 from snnkit.residual import NAME as RESIDUAL
-from snnkit.residual import MSResNet
 from snnkit.resnet import IMAGENET, ResNet
 from snnkit.resnet import NAME as RESNET
 from snnkit.simulation import simulate
@@ -152,12 +153,13 @@ def build(
     """Build a topology of the papers by `name`, with freshly initialised weights.
 
     Names are those of `TOPOLOGIES`; `resnet20`, `resnet20-junction`, `resnet20-basic` (or another depth of 6 n + 2),
-    `resnet18`, `resnet34` and `resnet104`, see `snnkit.resnet`; `ms-resnet20` (or another depth of 6 n + 2).
+    `resnet18`, `resnet34` and `resnet104`, see `snnkit.resnet`; and the same depths of spiking residual nets,
+    `ms-resnet20` or another kind of `snnkit.residual.KINDS`.
     `neuron` makes one neuron layer a call (`IF`, `functools.partial(LIF, leak=0.9)`); None builds the ANN with ReLUs,
-    and an MS-ResNet with its paper's LIF. `width` scales every hidden channel count, `size` is the side of the square
-    input image in pixels (default 32, or 224 for the ImageNet nets), `dropout` the probability of SN's regulariser.
-    `relu` names the layers of a net in `TOPOLOGIES` that keep their ReLU: a hybrid net (`HYBRIDS` has BR's choice);
-    `stochmax` gives it that classifier (`snnkit.stochmax`).
+    and a spiking residual net with its paper's LIF. `width` scales every hidden channel count, `size` is the side of
+    the square input image in pixels (default 32, or 224 for the ImageNet nets), `dropout` the probability of SN's
+    regulariser. `relu` names the layers of a net in `TOPOLOGIES` that keep their ReLU: a hybrid net (`HYBRIDS` has BR's
+    choice); `stochmax` gives it that classifier (`snnkit.stochmax`).
     Convolutions and linear layers start as SN section 7.1 says: normal, standard deviation sqrt(2 / (k^2 n)), n output
     channels; in the residual paths of a `resnet` sqrt(2) / (k^2 n).
 
@@ -165,7 +167,7 @@ def build(
     """
     resnet = RESNET.fullmatch(name)
     if name not in TOPOLOGIES and not resnet and not RESIDUAL.fullmatch(name):
-        deeper = [f"{kind} (or any depth 6 n + 2)" for kind in (*RESNETS, "ms-resnet20")]
+        deeper = [f"{kind} (or any depth 6 n + 2)" for kind in (*RESNETS, *(f"{kind}-resnet20" for kind in KINDS))]
         known = ", ".join(sorted([*TOPOLOGIES, *(f"resnet{depth}" for depth in IMAGENET), *deeper]))
         raise ValueError(f"unknown model {name!r}; the models are {known}")
     if not width > 0:
@@ -186,7 +188,7 @@ def build(
     if name in TOPOLOGIES:
         net = Net(TOPOLOGIES[name], neuron, config)
     else:
-        net = (ResNet if resnet else MSResNet)(config, neuron)
+        net = (ResNet if resnet else SpikingResNet)(config, neuron)
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_out = module.weight.shape[0] * math.prod(module.weight.shape[2:])
@@ -198,8 +200,8 @@ def build(
 
 def default_size(name: str) -> int:
     """The side of the images, in pixels, that the topology `name` was made for: 224 for the ImageNet nets, else 32."""
-    resnet = RESNET.fullmatch(name)
-    return 224 if name.startswith("imagenet-") or (resnet and int(resnet[1]) in IMAGENET) else 32
+    depth = re.search(r"resnet(\d+)", name)
+    return 224 if name.startswith("imagenet-") or (depth and int(depth[1]) in IMAGENET) else 32
 
 
 @torch.no_grad()

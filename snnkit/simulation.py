@@ -12,7 +12,7 @@ from torch import nn
 from snnkit import coding as codings
 from snnkit.int8 import has_fast_int8
 from snnkit.neurons import Presentation, Stateful, presenting
-from snnkit.recompute import run_forgetful
+from snnkit.recompute import forgetting, run_forgetful
 from snnkit.spikes import forget_layouts
 
 PRECISIONS = (None, "auto", "fp32", "bf16", "int8")
@@ -63,7 +63,9 @@ def simulate(
     [T, B, ...] given as `images`. The run goes in chunks of `chunk` steps (default: as many as keep tensors
     small), which bounds memory and does not change the result. Torch's grad mode is followed: under grad,
     gradients flow through all T whatever the chunk, and every step is remembered; with `recompute` only the states
-    between chunks, and each chunk runs a second time when its gradient is due. `precision`: None leaves dtypes alone;
+    between chunks, and each chunk runs a second time when its gradient is due. Where a batch-norm in training mode
+    needs all steps in one chunk, modules that say `forgettable = True` (the blocks of `snnkit.residual`) run twice
+    instead, one by one; each is called once a pass, with one tensor. `precision`: None leaves dtypes alone;
     "fp32"; "bf16" runs convolutions and products in bfloat16; "int8" convolutions of spikes in integers (see
     `snnkit.int8`; no gradients); "auto" takes what `choose_precision` says. Membranes are float32 in all. `device`
     moves net and images there first.
@@ -82,9 +84,10 @@ def simulate(
         raise ValueError("images is an empty batch; give at least one image")
     if chunk is not None:
         codings.check_timesteps(chunk)
-    whole = _needs_all_steps(net)
+    whole, parts = _needs_all_steps(net), []
     if whole:
-        for option, given in (("chunk", chunk is not None), ("recompute", recompute)):
+        parts = [module for module in net.modules() if getattr(module, "forgettable", False)] if recompute else []
+        for option, given in (("chunk", chunk is not None), ("recompute", recompute and not parts)):
             if given:
                 raise ValueError(f"{whole} needs all time steps at once; leave {option} out")
         chunk = timesteps
@@ -97,10 +100,16 @@ def simulate(
             raise ValueError("precision 'int8' has no gradients; simulate under torch.no_grad(), or use 'auto'")
         presentation.spikes_as_bytes = True
     forget_layouts()
-    recompute = recompute and torch.is_grad_enabled()
-    lent = contextlib.nullcontext() if recompute else presenting(layers.values(), presentation)
+    parts = parts if torch.is_grad_enabled() else []
+    recompute = recompute and torch.is_grad_enabled() and not parts
+    inner = {layer for part in parts for layer in part.modules()}
+    lent = [] if recompute else [layer for layer in layers.values() if layer not in inner]
     # one context for all chunks: the weights are cast once
-    with lent, inference_precision(precision, images.device):
+    with (
+        presenting(lent, presentation),
+        forgetting(parts, presentation),
+        inference_precision(precision, images.device),
+    ):
         while done < timesteps:
             length = min(chunk or _fitting_chunk(presentation, images), timesteps - done)
             presentation.open_chunk(length)
@@ -109,7 +118,7 @@ def simulate(
             folded = train.flatten(0, 1)  # [T, B, ...] -> [T*B, ...]
             if folded.dim() == 4:
                 folded = folded.contiguous(memory_format=torch.channels_last)
-            folded = run_forgetful(net, [*layers.values()], presentation, folded) if recompute else net(folded)
+            folded = run_forgetful(net, [*net.modules()], presentation, folded) if recompute else net(folded)
             outputs.append(folded.unflatten(0, (length, batch)).to(torch.promote_types(folded.dtype, torch.float32)))
             done += length
     rates = {

@@ -8,6 +8,8 @@ import torch
 
 from snnkit import checkpoint, data, evaluate, ledger
 from snnkit.__main__ import main
+from snnkit.neurons import LIF
+from snnkit.surrogate import rectangle
 
 TRAIN = ["train", "vgg3", "--data", "digits", "--width", "0.125", "--size", "8", "--epochs", "2", "--no-flip"]
 
@@ -25,6 +27,17 @@ def test_train_leaves_a_checkpoint_and_a_record_that_agree(tmp_path, monkeypatch
     assert entry["count"] == len(test)
     assert loaded.facts["command"] == entry["command"] == "python -m snnkit " + " ".join([*TRAIN, "--name", "tiny"])
     assert torch.equal(loaded.mean, data.load("digits", "train", size=8).mean)
+
+
+def test_a_spiking_resnet_is_trained_with_its_papers_neurons_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
+    few = ["--data", "digits", "--size", "8", "--limit", "40", "--epochs", "1", "--batch", "20", "--timesteps", "2"]
+    assert main(["train", "ms-resnet8", "--width", "0.25", *few, "--threshold", "0.75", "--name", "tiny"]) == 0
+    neurons = [module for module in checkpoint.load("tiny").net.modules() if isinstance(module, LIF)]
+    assert len(neurons) == 7
+    assert {(n.leak, float(n.threshold), n.reset, n.surrogate) for n in neurons} == {
+        (0.25, 0.75, "zero", rectangle(1.0))
+    }
 
 
 def test_a_spiking_hybrid_with_stochmax_is_trained_from_the_command_line(tmp_path, monkeypatch, capsys):
