@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -26,7 +26,9 @@ class Recipe:
     (their gradients too; Yong 2020). Both let deep nets without batch-norm and bias learn at high rates.
     `augment` shifts images by up to 4 pixels; `flip` mirrors half of them (not for digits). `precision` as for
     `snnkit.simulate`, and so for spiking nets `timesteps`, `coding` and `recompute`; their answer is the mean of the
-    readout over time.
+    readout over time. With `pretrain_epochs` above 0 it first learns for so many epochs at a single time step, on a
+    schedule of its own up to `pretrain_learning_rate` (0: `learning_rate`), and goes on from its best ones (MS
+    section IV-A).
     """
 
     epochs: int = 30
@@ -46,6 +48,8 @@ class Recipe:
     timesteps: int = 0
     coding: str = "constant"
     recompute: bool = False
+    pretrain_epochs: int = 0
+    pretrain_learning_rate: float = 0.0
 
     def __post_init__(self):
         for name in ("epochs", "batch", "learning_rate"):
@@ -62,8 +66,21 @@ class Recipe:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(map(repr, known))}")
+        for name in ("pretrain_epochs", "pretrain_learning_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or above")
+        if self.pretrain_epochs and self.timesteps < 2:
+            raise ValueError(f"pretrain_epochs run at one time step before others; timesteps is {self.timesteps}")
         if self.timesteps:
             check_timesteps(self.timesteps)
+
+    def pretraining(self) -> Recipe | None:
+        """The recipe of the epochs at one time step, None if there are none."""
+        if not self.pretrain_epochs:
+            return None
+        rate = self.pretrain_learning_rate or self.learning_rate
+        once = {"timesteps": 1, "epochs": self.pretrain_epochs, "learning_rate": rate}
+        return replace(self, **once, pretrain_epochs=0, pretrain_learning_rate=0.0)
 
     def make_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of all parameters of `net`."""

@@ -7,7 +7,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -31,11 +31,13 @@ PATIENCE = 20  # batches without a spike before a layer is called silent
 
 @dataclass(frozen=True)
 class History:
-    """What a training run left behind: a row per epoch, the best epoch (from 1), and the seconds it took."""
+    """What a training run left behind: a row per epoch, the best epoch (from 1), the seconds it took with all before,
+    and the rows of its pretraining."""
 
     rows: list[dict]
     best_epoch: int
     seconds: float
+    pretraining: list[dict] = field(default_factory=list)
 
 
 def fit(
@@ -61,6 +63,9 @@ def fit(
     that is no number, OSError if the folder cannot be written.
     """
     _check_neurons(net, recipe)
+    before = History([], 0, 0.0)
+    if first := recipe.pretraining():
+        before = fit(net, train, validation, first, folder and Path(folder) / "pretraining", device, say, bar)
     net.to(device, memory_format=torch.channels_last)
     steps_per_epoch = -(-len(train) // recipe.batch)
     optimizer = recipe.make_optimizer(net)
@@ -71,7 +76,7 @@ def fit(
     state_file = Path(folder) / "state.pt" if folder is not None else None
     if state_file is not None and state_file.is_file():
         state = torch.load(state_file, map_location=device, weights_only=True)
-        if state["recipe"] != asdict(recipe) or state["images"] != train.describe():
+        if asdict(Recipe()) | state["recipe"] != asdict(recipe) or state["images"] != train.describe():
             raise ValueError(
                 f"{state_file} belongs to another run ({state['recipe']} on {state['images']}); "
                 "use another folder or delete it"
@@ -108,7 +113,7 @@ def fit(
     net.load_state_dict(best)
     net.eval()
     best_epoch = max(rows, key=lambda row: row["validation"])["epoch"]
-    return History(rows, best_epoch, seconds)
+    return History(rows, best_epoch, seconds + before.seconds, before.rows)
 
 
 def _check_neurons(net: nn.Module, recipe: Recipe) -> None:

@@ -158,6 +158,41 @@ def test_a_spiking_run_that_was_interrupted_ends_as_an_unbroken_one(tmp_path, sc
     assert same_weights(resumed, whole)
 
 
+PRETRAINED = replace(SPIKING, coding="poisson", pretrain_epochs=2, pretrain_learning_rate=0.1)
+
+
+def test_pretraining_is_a_training_at_one_step_before_the_other():
+    by_hand, ours, splits = toy_spiking(), toy_spiking(), (toy("train"), toy("validation", seed=1))
+    first = fit(
+        by_hand, *splits, replace(SPIKING, coding="poisson", timesteps=1, epochs=2, learning_rate=0.1), say=quiet
+    )
+    second = fit(by_hand, *splits, replace(SPIKING, coding="poisson"), say=quiet)
+    history = fit(ours, *splits, PRETRAINED, say=quiet)
+    assert same_weights(ours, by_hand)
+    assert (history.pretraining, history.rows) == (first.rows, second.rows)
+    assert history.seconds > first.seconds / 2 + second.seconds / 2 > 0
+    assert PRETRAINED.pretraining().learning_rate == 0.1
+    assert replace(PRETRAINED, pretrain_learning_rate=0.0).pretraining().learning_rate == SPIKING.learning_rate
+    assert SPIKING.pretraining() is None
+
+
+@pytest.mark.parametrize("stop_at", ["epoch 1/2", "epoch 2/2", "epoch 3/4"])
+def test_a_pretrained_run_that_was_interrupted_ends_as_an_unbroken_one(tmp_path, stop_at):
+    splits = toy("train"), toy("validation", seed=1)
+    whole, resumed = toy_spiking(), toy_spiking(seed=99)
+    uninterrupted = fit(whole, *splits, PRETRAINED, say=quiet)
+
+    def stop(line):
+        if line.startswith(stop_at):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(toy_spiking(), *splits, PRETRAINED, tmp_path, say=stop)
+    history = fit(resumed, *splits, PRETRAINED, tmp_path, say=quiet)
+    assert (history.pretraining, history.rows) == (uninterrupted.pretraining, uninterrupted.rows)
+    assert same_weights(resumed, whole)
+
+
 def test_recomputing_trains_to_the_same_weights():
     nets = [toy_spiking(), toy_spiking()]
     for net, recompute in zip(nets, (False, True), strict=True):
@@ -367,6 +402,8 @@ def test_centring_trains_filters_of_mean_zero_as_autograd_would():
         ({"schedule": "step"}, "schedule is 'step'; use one of 'cycle', 'cosine', 'steps'"),
         ({"coding": None}, "coding is None; use one of 'constant', 'poisson'"),
         ({"timesteps": -3}, "timesteps is -3"),
+        ({"pretrain_epochs": -1}, "pretrain_epochs is -1; it must be 0 or above"),
+        ({"pretrain_epochs": 2}, "pretrain_epochs run at one time step before others; timesteps is 0"),
         ({"clip": -1.0}, "clip is -1.0; it must be above 0, or 0 for gradients of any size"),
     ],
 )
