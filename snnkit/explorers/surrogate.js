@@ -24,7 +24,7 @@ function surrogateExplorer(context) {
   const { model } = context, get = (name) => model.get(name);
   const controls = [
     slider(model, "alpha", "alpha, height"), slider(model, "beta", "beta, decay a step"),
-    slider(model, "gamma", "gamma of the triangle"), slider(model, "width", "Width of the rectangle"),
+    slider(model, "gamma", "gamma, triangle"), slider(model, "width", "Width, rectangle"),
     slider(model, "current", "Input current"), slider(model, "leak", "Leak"),
     slider(model, "timesteps", "Time steps T"), resetChoice(model),
   ];
