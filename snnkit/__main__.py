@@ -58,7 +58,9 @@ def train(options) -> None:
         raise ValueError(f"{options.data} holds one class, {train_split.classes[0]}; training needs at least two")
     validation = data.load(options.data, "validation", mean=train_split.mean, size=size)
     init = options.init or ("paper" if "resnet" in options.model else "unit-variance")
-    shape = {"width": options.width, "dropout": options.dropout, "relu": _relu(options), "stochmax": options.stochmax}
+    usual = 0.0 if residual.NAME.fullmatch(options.model) else 0.2
+    dropout = usual if options.dropout is None else options.dropout
+    shape = {"width": options.width, "dropout": dropout, "relu": _relu(options), "stochmax": options.stochmax}
     neuron = _neuron(options) if recipe.timesteps else None
     net = trials.fresh(options.model, train_split, neuron, seed=recipe.seed, init=init, **shape)
     folder = data_root() / "cache" / "training" / name
@@ -75,6 +77,8 @@ def train(options) -> None:
         correct, kind, rates = evaluate.ann_correct(net, test, device=options.device), "as an ANN", {}
     accuracy, (low, high) = float(correct.double().mean()), evaluate.interval(correct)
     best = max(row["validation"] for row in history.rows)
+    told = {"history": history.rows, "best_epoch": history.best_epoch, "parameters": _parameters(net)}
+    told |= {"pretraining": history.pretraining} if history.pretraining else {}
     file = checkpoint.save(
         data_root() / "checkpoints" / f"{name}.safetensors",
         net,
@@ -97,7 +101,7 @@ def train(options) -> None:
         seconds=history.seconds,
         interval=(100 * low, 100 * high),
         data=test.describe(),
-        details={"history": history.rows, "best_epoch": history.best_epoch, "parameters": _parameters(net)} | rates,
+        details=told | rates,
     )
     print(f"test accuracy {accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), {len(test)} images; saved {file}")
 
@@ -216,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--name", help="name of the checkpoint (default: MODEL-DATA)")
     command.add_argument("--width", type=float, default=1.0, help="scale of the channel counts (default 1)")
     command.add_argument("--size", type=int, help="side of the images in pixels (default: the net's own)")
-    command.add_argument("--dropout", type=float, default=0.2, help="probability of dropout (default 0.2)")
+    command.add_argument("--dropout", type=float, help="its probability (default 0.2; spiking resnets: 0)")
     command.add_argument("--limit", type=int, help="train on this many images only, class-balanced")
     init = "initial weights (default unit-variance; resnets: paper)"
     command.add_argument("--init", choices=trials.INITS, help=init)

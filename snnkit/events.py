@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
+from torchvision.transforms.functional import rgb_to_grayscale
 
-LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)  # of red, green and blue (ITU-R BT.601)
 CORNERS = ((0.0, 0.0), (1.0, 1.0), (2.0, 0.0), (1.0, -1.0), (0.0, 0.0))  # of the path, in units of `reach`: x, y
 
 
@@ -19,6 +19,8 @@ class Events:
 
     `t` float64 [N] in seconds, `x` and `y` int64 [N] in pixels from the left and the top, `on` bool [N]: whether the
     pixel became brighter. `size` (height, width) of the sensor, `duration` of the recording in seconds.
+
+    Raises ValueError for lists of other types or lengths, and for events outside of sensor, recording or order.
     """
 
     t: torch.Tensor
@@ -29,23 +31,25 @@ class Events:
     duration: float
 
     def __post_init__(self):
-        shapes = {name: tuple(getattr(self, name).shape) for name in ("t", "x", "y", "on")}
-        if len(set(shapes.values())) > 1 or self.t.dim() != 1:
-            raise ValueError(f"t, x, y and on must be lists of one length; their shapes are {shapes}")
-        height, width = self.size
-        limits = ((self.x, width - 1), (self.y, height - 1))
-        if len(self) and any(places.min() < 0 or places.max() > last for places, last in limits):
-            raise ValueError(f"events lie outside of the sensor of {height} x {width} pixels")
-        if len(self) and (self.t.min() < 0 or self.t.max() > self.duration):
-            raise ValueError(f"events lie outside of the recording of {self.duration:g} s")
+        types = {"t": torch.float64, "x": torch.int64, "y": torch.int64, "on": torch.bool}
+        given = {name: f"{getattr(self, name).dtype} {tuple(getattr(self, name).shape)}" for name in types}
+        if given != {name: f"{dtype} ({len(self)},)" for name, dtype in types.items()}:
+            wanted = ", ".join(f"{name} {dtype}" for name, dtype in types.items())
+            raise ValueError(f"events are {given}; give lists of one length, {wanted}")
+        if not self.duration > 0:
+            raise ValueError(f"duration is {self.duration}; it must be above 0")
+        for values, last in ((self.x, self.size[1] - 1), (self.y, self.size[0] - 1)):
+            if len(self) and (values.min() < 0 or values.max() > last):
+                raise ValueError(f"events lie outside of the sensor of {self.size[0]} x {self.size[1]} pixels")
+        if len(self) and not (self.t.min() >= 0 and self.t.max() <= self.duration and (self.t.diff() >= 0).all()):
+            raise ValueError(f"the times of events do not rise from 0 to {self.duration:g} s")
 
     def __len__(self) -> int:
         return len(self.t)
 
     def frames(self, timesteps: int) -> torch.Tensor:
         """Counts [T, 2, H, W] in `timesteps` bins of equal length: channel 0 the events "off", 1 those "on"."""
-        if timesteps < 1:
-            raise ValueError(f"timesteps is {timesteps}; it must be at least 1")
+        _check_bins(timesteps)
         height, width = self.size
         bins = (self.t / self.duration * timesteps).long().clamp(max=timesteps - 1)
         place = ((bins * 2 + self.on.long()) * height + self.y) * width + self.x
@@ -57,12 +61,13 @@ class Events:
 class Camera:
     """A simulated event camera in front of still images that move along a closed path.
 
-    The path is that of the CIFAR10-DVS recordings (Li et al. 2017): a rhombus of four diagonal legs, out by `reach`
-    pixels a leg in x and in y, and back, `loops` times, each in `period` seconds, looked at `looks` times a loop.
-    A pixel compares log(intensity + `floor`), intensities in [0, 1], with what it remembers; for every `threshold` (in
-    units of the natural logarithm) of difference it sends an event and moves its memory by that much. For `refractory`
-    seconds after an event it sends no other, and its memory follows what it sees. `noise` is the rate of events without
-    a cause, per pixel and second, half of them "on". What enters the image at its edges is its nearest pixel.
+    Like the recordings of CIFAR10-DVS (Li et al. 2017) the path closes and is repeated. Here it is a rhombus of four
+    diagonal legs, each `reach` pixels long in x and in y, run through `loops` times in `period` seconds each, and
+    looked at `looks` times a loop. A pixel compares log(intensity + `floor`), intensities in [0, 1] taken as light,
+    with what it remembers; for every `threshold` (in units of the natural logarithm) of difference it sends an event
+    and moves its memory by that much. For `refractory` seconds after an event it sends no other, and its memory follows
+    what it sees. `noise` is the rate of events without a cause, per pixel and second, half of them "on". What enters
+    the image at its edges is its nearest pixel. Events bear the time in the middle between two looks.
 
     Raises ValueError for values out of range.
     """
@@ -77,6 +82,9 @@ class Camera:
     floor: float = 0.02
 
     def __post_init__(self):
+        for name in ("loops", "looks"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
         for name in ("threshold", "period", "floor", "loops", "looks"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -95,8 +103,7 @@ class Camera:
         """Where the image has moved to at each look, [1 + loops * looks, 2]: x to the right, y down, in pixels."""
         corners, leg = torch.tensor(CORNERS), self.looks // 4
         steps = torch.arange(self.loops * self.looks + 1)
-        place = (steps // leg) % 4
-        along = (steps % leg / leg)[:, None]
+        place, along = (steps // leg) % 4, (steps % leg / leg)[:, None]
         return self.reach * (corners[place] * (1 - along) + corners[place + 1] * along)
 
     def record(self, image: torch.Tensor, generator: torch.Generator | None = None) -> Events:
@@ -107,14 +114,16 @@ class Camera:
             times = counts[0, on, y, x].long()
             for name, values in (("x", x), ("y", y), ("on", on.bool())):
                 columns[name].append(values.repeat_interleave(times))
-            columns["t"].append(torch.full((int(times.sum()),), time, dtype=torch.float64))
+            columns["t"].append(torch.full((len(columns["x"][-1]),), time, dtype=torch.float64, device=x.device))
         found = {name: torch.cat(parts) for name, parts in columns.items()}
         return Events(**found, size=tuple(image.shape[-2:]), duration=self.duration)
 
     def frames(self, images: torch.Tensor, timesteps: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Events of a batch of images [B, C, H, W], values in [0, 1], gathered as `Events.frames`: [T, B, 2, H, W]."""
-        if timesteps < 1:
-            raise ValueError(f"timesteps is {timesteps}; it must be at least 1")
+        """Events of a batch of images [B, C, H, W], values in [0, 1], gathered as `Events.frames`: [T, B, 2, H, W].
+
+        The bins are equal if the recording's looks, loops * looks, are a multiple of `timesteps`.
+        """
+        _check_bins(timesteps, self.loops * self.looks)
         frames = images.new_zeros(timesteps, len(images), 2, *images.shape[-2:])
         for time, counts in self._watch(images, generator):
             frames[min(int(time / self.duration * timesteps), timesteps - 1)] += counts
@@ -122,41 +131,58 @@ class Camera:
 
     def _watch(self, images: torch.Tensor, generator) -> Iterator[tuple[float, torch.Tensor]]:
         """(time in seconds, events [B, 2, H, W] since the look before) at each look after the first."""
-        light = self._light(images)
-        memory, rested, pause = None, None, self.period / self.looks
-        for look, shift in enumerate(self.path()):
+        light, pause = _light(images), self.period / self.looks
+        # the looks that a pixel misses after an event, and the events that it can send between two
+        rest = math.floor(self.refractory / pause + 1e-9)
+        most = max(1, math.floor(pause / self.refractory + 1e-9)) if self.refractory else math.inf
+        first, *others = self.path()
+        base = torch.log(_moved(light, first) + self.floor)
+        sent, waits = torch.zeros_like(base), torch.zeros_like(base)  # thresholds above `base`; looks still to miss
+        for look, shift in enumerate(others):
             seen = torch.log(_moved(light, shift) + self.floor)
-            if memory is None:
-                memory, rested = seen, torch.full_like(seen, math.inf)
-                continue
-            rested = rested + pause
-            ready = rested > self.refractory
-            steps = torch.where(ready, ((seen - memory) / self.threshold).trunc(), 0.0)
-            if self.refractory:
-                steps = steps.clamp(-1, 1)
-            memory = torch.where(ready, memory + steps * self.threshold, seen)
-            rested = torch.where(steps != 0, 0.0, rested)
+            ready = waits == 0
+            steps = torch.where(ready, ((seen - base) / self.threshold - sent).trunc(), 0.0)
+            held = ~ready | (steps.abs() > most)  # their memory follows what they see
+            steps = steps.clamp(-most, most)
+            base, sent = torch.where(held, seen, base), torch.where(held, 0.0, sent + steps)
             counts = torch.cat([(-steps).clamp(min=0), steps.clamp(min=0)], 1)
             if self.noise:
-                expected = torch.full_like(counts, self.noise * pause / 2)
-                counts = counts + torch.poisson(expected, generator=generator)
-            yield look * pause, counts
+                counts = counts + self._without_cause(counts, ready, pause, generator)
+            waits = torch.where(counts.sum(1, keepdim=True) > 0, float(rest), (waits - 1).clamp(min=0))
+            yield (look + 0.5) / len(others) * self.duration, counts
 
-    def _light(self, images: torch.Tensor) -> torch.Tensor:
-        if images.dim() != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"images has shape {tuple(images.shape)}; give [B, 1 or 3, H, W]")
-        if not (images.is_floating_point() and images.min() >= 0 and images.max() <= 1):
-            raise ValueError("images must hold intensities in [0, 1]; add the mean that was subtracted from them")
-        if images.shape[1] == 1:
-            return images
-        return (images * LUMA.to(images).view(3, 1, 1)).sum(1, keepdim=True)
+    def _without_cause(self, counts, ready, pause: float, generator) -> torch.Tensor:
+        device = generator.device if generator is not None else counts.device
+        expected = torch.full_like(counts, self.noise * pause / 2, device=device)
+        noise = torch.poisson(expected, generator=generator).to(counts.device)
+        if self.refractory:
+            noise = noise.clamp(max=1) * (ready & (counts.sum(1, keepdim=True) == 0))
+            noise[:, 0] *= 1 - noise[:, 1]
+        return noise
+
+
+def _check_bins(timesteps: int, looks: int | None = None) -> None:
+    if timesteps < 1:
+        raise ValueError(f"timesteps is {timesteps}; it must be at least 1")
+    if looks is not None and timesteps > looks:
+        raise ValueError(f"timesteps is {timesteps}; the camera looks {looks} times, give no more steps than that")
+
+
+def _light(images: torch.Tensor) -> torch.Tensor:
+    """The intensity [B, 1, H, W] of images [B, C, H, W], in float32 or wider."""
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.numel():
+        raise ValueError(f"images has shape {tuple(images.shape)}; give [B, 1 or 3, H, W]")
+    if not (images.is_floating_point() and images.min() >= 0 and images.max() <= 1):
+        raise ValueError("images must hold intensities in [0, 1]; add the mean that was subtracted from them")
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    return images if images.shape[1] == 1 else rgb_to_grayscale(images)
 
 
 def _moved(light: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """`light` [B, 1, H, W] moved by `shift` (x, y) pixels, bilinear between pixels."""
     height, width = light.shape[-2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = torch.stack([columns - shift[0], rows - shift[1]], -1)
-    grid = 2 * places / torch.tensor([max(1, width - 1), max(1, height - 1)]) - 1
-    grid = grid.to(light).expand(len(light), -1, -1, -1)
+    places = torch.stack([columns - shift[0], rows - shift[1]], -1).to(light)
+    grid = 2 * places / torch.tensor([max(1, width - 1), max(1, height - 1)]).to(light) - 1
+    grid = grid.expand(len(light), -1, -1, -1)
     return F.grid_sample(light, grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -38,7 +38,8 @@ def spike_trains(
     """Spikes [T, B, C, H, W] along depth, where MS Fig. 2a takes them: what goes from block to block.
 
     {"0": before the first block, "1": after it, ...}: the neurons of the sums, or of an "ms" net, whose blocks pass on
-    membrane currents, those that read the currents first. `options` as for `snnkit.simulate`.
+    membrane currents, those that read the currents first. `options` as for `snnkit.simulate`. In training mode
+    batch-norms take the statistics of these images, and count them among those that they have seen.
 
     Raises ValueError for a net whose blocks pass on no spikes.
     """
@@ -88,7 +89,7 @@ def similarity(trains: dict[str, torch.Tensor]) -> dict[str, float]:
     for before, after in pairwise(trains):
         if trains[before].shape != trains[after].shape:
             continue
-        rates = [trains[place].mean(0).flatten(0, 1).double().numpy() for place in (before, after)]  # [B*C, H, W]
+        rates = [trains[place].mean(0).flatten(0, 1).double().cpu().numpy() for place in (before, after)]  # [B*C, H, W]
         if min(rates[0].shape[1:]) < 7:
             found[after] = math.nan
             continue
@@ -100,14 +101,12 @@ def similarity(trains: dict[str, torch.Tensor]) -> dict[str, float]:
 def rates_by_stage(net: SpikingResNet, rates: dict[str, float]) -> dict[str, dict[int, float]]:
     """Mean firing rates {"lif1" or "lif2": {stage: rate}} of the neurons in the blocks' paths (MS Fig. 3a).
 
-    `rates` as in `snnkit.simulate`'s answer; stages count from 1 and end where channels double.
+    `rates` as in `snnkit.simulate`'s answer; a stage, from 1, ends where a block halves the map. Blocks of vanilla and
+    plain nets have "lif1" only.
     """
-    stages, stage, channels = [], 0, None
-    for block in net.blocks:
-        outputs = block.path.conv2.out_channels
-        stage += outputs != channels
-        channels = outputs
-        stages.append(stage)
+    stages = [1]
+    for block in net.blocks[1:]:
+        stages.append(stages[-1] + (block.path.conv1.stride[0] > 1))
     found: dict[str, dict[int, list[float]]] = {}
     for place, stage in enumerate(stages):
         for position in ("lif1", "lif2"):

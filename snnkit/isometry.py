@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -17,14 +18,17 @@ def _watching(blocks: dict[str, nn.Module], apart: bool) -> Iterator[dict[str, l
     `apart` cuts the graph before each: its input is a leaf of its own.
     """
     seen: dict[str, list] = {}
+    for (name, block), (other, inner) in itertools.permutations(blocks.items(), 2):
+        if any(module is inner for module in block.modules()):
+            raise ValueError(f"{other} is a part of {name}; give blocks that follow one another")
 
     def before(name):
         def hook(module, inputs):
             if name in seen:
-                raise ValueError(f"{name} is called twice in one pass; give blocks that are called once, in one chunk")
-            x = inputs[0].detach().requires_grad_() if apart else inputs[0].clone()  # spikes become a plain tensor
-            seen[name] = [x]
-            return (x,)
+                raise ValueError(f"{name} is called twice; give blocks that are called once, and simulate in one chunk")
+            x = inputs[0].detach() if apart else inputs[0].clone()  # spikes become a plain tensor
+            seen[name] = [x if x.requires_grad else x.requires_grad_()]
+            return (x, *inputs[1:])
 
         return hook
 
@@ -49,12 +53,12 @@ def isometry(
 ) -> dict[str, float]:
     """phi(J J^T) of each of `blocks` {name: module}: the mean square singular value of its Jacobian J.
 
-    `run` calls the net once, with gradients, each block once; J holds the derivatives of all outputs by all inputs,
-    over batch, space and time, through the neurons' surrogates. 1 keeps the norm of gradients (MS definition 1). The
-    normalised trace is estimated as the mean of |J^T v|^2 over `probes` random sign vectors v, divided by the number of
-    outputs (Hutchinson 1990).
+    `run` calls the net with gradients and each block once (`simulate` with `chunk=timesteps`); J holds the derivatives
+    of all outputs by all inputs, over batch, space and time, through the neurons' surrogates. 1 keeps the norm of
+    gradients (MS definition 1). The normalised trace is estimated as the mean of |J^T v|^2 over `probes` random sign
+    vectors v, divided by the number of outputs (Hutchinson 1990).
 
-    Raises ValueError for a block that is not called, or called twice.
+    Raises ValueError for a block that is not called, or called twice, or a part of another, or without a gradient.
     """
     if probes < 1:
         raise ValueError(f"probes is {probes}; it must be at least 1")
@@ -63,6 +67,8 @@ def isometry(
     _check_called(blocks, seen)
     found = {}
     for name, (x, y) in seen.items():
+        if not y.requires_grad:
+            raise ValueError(f"{name} lets no gradient through; give its neurons a surrogate")
         squares = 0.0
         for _ in range(probes):
             signs = torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1
@@ -75,7 +81,8 @@ def isometry(
 def gradient_norms(blocks: dict[str, nn.Module], loss: Callable[[], torch.Tensor]) -> dict[str, float]:
     """The norm of the gradient of `loss()` by the input of each of `blocks` {name: module}, called once each.
 
-    Equal along depth where blocks are isometries. Raises ValueError for a block that is not called, or called twice.
+    Equal along depth where blocks are isometries. Raises ValueError for a block that is not called, or called twice,
+    or a part of another.
     """
     with torch.enable_grad(), _watching(blocks, apart=False) as seen:
         value = loss()

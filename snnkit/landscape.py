@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from snnkit.neurons import LIF
 from snnkit.paths import write_atomically
 
 Direction = dict[str, torch.Tensor]  # parameter name -> what is added to it
@@ -21,11 +22,12 @@ def directions(net: nn.Module, seed: int = 0) -> tuple[Direction, Direction]:
     """Two random directions in the space of the weights of `net`, normalised filter by filter.
 
     In each filter (all weights to one output) both have the norm that the filter has, and they are orthogonal to one
-    another. Parameters of a single dimension, biases and batch-norms, stay where they are.
+    another. Parameters of a single dimension, biases and batch-norms, stay where they are, and so do neurons'.
     """
     generator, first, second = torch.Generator().manual_seed(seed), {}, {}
+    of_neurons = {id(p) for module in net.modules() if isinstance(module, LIF) for p in module.parameters()}
     for name, parameter in net.named_parameters():
-        if parameter.dim() < 2:
+        if parameter.dim() < 2 or id(parameter) in of_neurons:
             continue
         weight = parameter.detach().cpu().flatten(1)
         one, other = torch.randn(2, *weight.shape, generator=generator).to(weight)
@@ -47,28 +49,28 @@ def landscape(
     betas: Sequence[float],
     seed: int = 0,
     file: str | Path | None = None,
+    what: str = "",
     bar: bool = False,
 ) -> torch.Tensor:
     """`loss()` of `net` with its weights moved by `alphas` and `betas` along `directions(net, seed)`, [alphas, betas].
 
-    A step of 1 is as long as the weights are. `net` is given back as it was, whatever happens. With a `file`, every
-    value is kept there at once, and the same call goes on where it was cut; `bar` shows progress.
+    A step of 1 is as long as the weights are; a loss that is no finite number counts as infinite. `net` is given back
+    as it was, statistics included, whatever happens. With a `file`, every value is kept there at once, and the same
+    call goes on where it was cut; `what` says what the loss is of (images, time steps). `bar` shows progress.
 
-    Raises ValueError if the file belongs to other weights, steps or seed.
+    Raises ValueError if the file is none of these or belongs to another net, loss, grid or seed.
     """
-    parameters, moves = dict(net.named_parameters()), directions(net, seed)
-    kept = {name: parameters[name].detach().clone() for name in moves[0]}
-    mark, values = _mark(kept, alphas, betas, seed), torch.full((len(alphas), len(betas)), math.nan)
+    alphas, betas = [float(a) for a in alphas], [float(b) for b in betas]
+    kept, moves = {name: value.clone() for name, value in net.state_dict().items()}, directions(net, seed)
+    mark, values = _mark(kept, f"{alphas} {betas} {seed} {what}"), torch.full((len(alphas), len(betas)), math.nan)
     if file is not None and Path(file).is_file():
-        stored = torch.load(file, weights_only=True)
-        if stored["mark"] != mark:
-            raise ValueError(f"{file} belongs to other weights, steps or seed; use another file or delete it")
-        values = stored["values"]
+        values = _stored(Path(file), mark)
     try:
         for row, column in tqdm(values.isnan().nonzero().tolist(), "landscape", leave=False, disable=not bar):
-            for name, weight in kept.items():
-                step = alphas[row] * moves[0][name] + betas[column] * moves[1][name]
-                parameters[name].copy_(weight + step)
+            net.load_state_dict(kept)
+            for name, weight in net.named_parameters():
+                if name in moves[0]:
+                    weight += alphas[row] * moves[0][name] + betas[column] * moves[1][name]
             found = float(loss())
             values[row, column] = found if math.isfinite(found) else math.inf
             if file is not None:
@@ -76,13 +78,23 @@ def landscape(
                 torch.save({"mark": mark, "values": values}, buffer)
                 write_atomically(Path(file), buffer.getvalue())
     finally:
-        for name, weight in kept.items():
-            parameters[name].copy_(weight)
+        net.load_state_dict(kept)
     return values
 
 
-def _mark(weights: Direction, alphas: Sequence[float], betas: Sequence[float], seed: int) -> str:
-    digest = hashlib.sha256(f"{list(alphas)} {list(betas)} {seed}".encode())
-    for name, weight in weights.items():
-        digest.update(name.encode() + weight.cpu().flatten().numpy().tobytes())
+def _stored(file: Path, mark: str) -> torch.Tensor:
+    try:
+        stored = torch.load(file, weights_only=True)
+        values, belongs = stored["values"], stored["mark"] == mark
+    except Exception as error:  # whatever torch finds wrong with it
+        raise ValueError(f"{file} holds no landscape ({type(error).__name__}); use another file or delete it") from None
+    if not belongs:
+        raise ValueError(f"{file} belongs to another net, loss, grid or seed; use another file or delete it")
+    return values
+
+
+def _mark(tensors: dict[str, torch.Tensor], description: str) -> str:
+    digest = hashlib.sha256(description.encode())
+    for name, tensor in tensors.items():
+        digest.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

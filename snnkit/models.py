@@ -158,8 +158,9 @@ def build(
     `neuron` makes one neuron layer a call (`IF`, `functools.partial(LIF, leak=0.9)`); None builds the ANN with ReLUs,
     and a spiking residual net with its paper's LIF. `width` scales every hidden channel count, `size` is the side of
     the square input image in pixels (default 32, or 224 for the ImageNet nets), `dropout` the probability of SN's
-    regulariser. `relu` names the layers of a net in `TOPOLOGIES` that keep their ReLU: a hybrid net (`HYBRIDS` has BR's
-    choice); `stochmax` gives it that classifier (`snnkit.stochmax`).
+    regulariser, or in a spiking residual net of that before the classifier. `relu` names the layers of a net in
+    `TOPOLOGIES` that keep their ReLU: a hybrid net (`HYBRIDS` has BR's choice); `stochmax` gives it that classifier
+    (`snnkit.stochmax`).
     Convolutions and linear layers start as SN section 7.1 says: normal, standard deviation sqrt(2 / (k^2 n)), n output
     channels; in the residual paths of a `resnet` sqrt(2) / (k^2 n).
 

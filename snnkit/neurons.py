@@ -67,8 +67,19 @@ class Presentation:
         self.timesteps = timesteps
         self.visited.clear()
 
+    def visit(self, layer: Stateful) -> None:
+        """Note that `layer` is called; RuntimeError if it was called in this pass before."""
+        if layer in self.visited:
+            raise RuntimeError(
+                f"{type(layer).__name__} layer {layer.key or ''!r} was called twice in one pass, which would mix the "
+                "states of two layers; give every call a neuron layer of its own"
+            )
+        self.visited.add(layer)
+
     def add(self, other: Presentation) -> None:
-        """Count what `other` saw of the same images."""
+        """Count what `other` saw of the same images, in layers that were not called before."""
+        for layer in other.visited:
+            self.visit(layer)
         for layer, count in other.spike_counts.items():
             self.spike_counts[layer] += count
         self.neuron_counts |= other.neuron_counts
@@ -110,12 +121,7 @@ class Stateful(nn.Module):
                 f"{type(self).__name__} layer {self.key or ''!r} was called outside of a simulation; "
                 "run the net with snnkit.simulate(net, images, timesteps)"
             )
-        if self in self._presentation.visited:
-            raise RuntimeError(
-                f"{type(self).__name__} layer {self.key or ''!r} was called twice in one pass, which would mix the "
-                "states of two layers; give every call a neuron layer of its own"
-            )
-        self._presentation.visited.add(self)
+        self._presentation.visit(self)
         return self._presentation
 
 

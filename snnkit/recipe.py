@@ -69,6 +69,8 @@ class Recipe:
         for name in ("pretrain_epochs", "pretrain_learning_rate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or above")
+        if self.pretrain_learning_rate and not self.pretrain_epochs:
+            raise ValueError("pretrain_learning_rate is given without pretrain_epochs; give both or neither")
         if self.pretrain_epochs and self.timesteps < 2:
             raise ValueError(f"pretrain_epochs run at one time step before others; timesteps is {self.timesteps}")
         if self.timesteps:

@@ -74,15 +74,15 @@ def forgetting(parts: Collection[nn.Module], presentation: Presentation):
 @contextlib.contextmanager
 def _keeping_statistics(norms: Collection[nn.Module]):
     """Within the block, batch-norms in training mode see a batch that they have counted before."""
-    tracking = {norm: norm.momentum for norm in norms if norm.training and norm.track_running_stats}
+    tracking = {n: (n.momentum, n.num_batches_tracked.clone()) for n in norms if n.training and n.track_running_stats}
     for norm in tracking:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in tracking.items():
+        for norm, (momentum, count) in tracking.items():
             norm.momentum = momentum
-            norm.num_batches_tracked -= 1
+            norm.num_batches_tracked.copy_(count)
 
 
 def _form(states: dict) -> Form:

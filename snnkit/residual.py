@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from snnkit.dropout import HeldDropout
 from snnkit.neurons import LIF
 from snnkit.resnet import IMAGENET
 from snnkit.surrogate import rectangle
 
-GAIN = 0.5  # of tdBN: alpha * V_th (MS Table VII)
+GAIN = 0.5  # of tdBN: alpha * V_th with alpha = 1 and the paper's threshold (MS Table VII), whatever the neuron
 MSLIF = partial(LIF, leak=0.25, threshold=0.5, reset="zero", surrogate=rectangle(1.0))
 
 
@@ -50,11 +51,12 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """One block of a `kind` of `KINDS`: `[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]`.
+    """One block of a `kind` of `KINDS`: `[N, inputs, H, W] -> [N, outputs, ceil(H / stride), ceil(W / stride)]`.
 
-    The first convolution of the path has the stride. Where the map shrinks or channels change, the shortcut is a 1x1
-    convolution of that stride and BN, or if `pooled` an average pool, a 1x1 convolution and BN. A BN that ends a path
-    beside a shortcut starts with gain 0: the block begins as the identity (MS section V-B).
+    What it passes on has the dtype of its convolutions: in precision "bf16" the shortcut's sum too is rounded to
+    bfloat16. The first convolution of the path has the stride. Where the map shrinks or channels change, the shortcut
+    is a 1x1 convolution of that stride and BN, or if `pooled` an average pool, a 1x1 convolution and BN. A BN that ends
+    a path beside a shortcut starts with gain 0: the block begins as the identity (MS section V-B).
     """
 
     forgettable = True  # see `snnkit.simulate`
@@ -77,7 +79,11 @@ class Block(nn.Module):
             if kind.path.endswith("bn"):
                 nn.init.zeros_(self.path[-1].weight)
             if pooled and stride > 1:
-                self.shortcut = nn.Sequential(nn.AvgPool2d(stride), _conv(inputs, outputs, 1), _norm(outputs))
+                self.shortcut = nn.Sequential(
+                    nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False),
+                    _conv(inputs, outputs, 1),
+                    _norm(outputs),
+                )
             elif stride > 1 or inputs != outputs:
                 self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), _norm(outputs))
         self.lif = neuron() if kind.fires else nn.Identity()
@@ -94,7 +100,7 @@ class SpikingResNet(nn.Module):
     the second and third). 18, 34, 104 (Table IX): stem 7x7 of stride 2, four stages (64 to 512 channels) that all begin
     with stride 2; 104 with three 3x3 convolutions as its stem, LIF between them, and pooled shortcuts, as in the
     authors' code. Where blocks begin with a convolution, neurons follow the stem; where they do not end with neurons,
-    neurons follow the last block. Then spatial mean and classifier.
+    neurons follow the last block. Then spatial mean, dropout and classifier.
     """
 
     def __init__(self, config: dict, neuron: Callable[[], nn.Module] | None):
@@ -110,23 +116,22 @@ class SpikingResNet(nn.Module):
             )
         stages = IMAGENET[depth] if large else ((depth - 2) // 6,) * 3
         widths = [max(1, round(config["width"] * (64 if large else 16) * 2**stage)) for stage in range(len(stages))]
-        inputs = widths[0]
-        self.stem = nn.Sequential(_conv(config["in_channels"], inputs, 7 if large else 3, 2 if large else 1))
-        if depth == 104:
-            self.stem = nn.Sequential(_conv(config["in_channels"], inputs, 3, 2))
-            for _ in range(2):
-                self.stem.extend([_norm(inputs), neuron(), _conv(inputs, inputs)])
-        self.stem.append(_norm(inputs))
+        inputs, thrice = widths[0], depth == 104
+        size, stride = 7 if large and not thrice else 3, 2 if large else 1
+        self.stem = nn.Sequential(_conv(config["in_channels"], inputs, size, stride), _norm(inputs))
+        for _ in range(2 if thrice else 0):
+            self.stem.extend([neuron(), _conv(inputs, inputs), _norm(inputs)])
         if kind.path.startswith("conv"):
             self.stem.append(neuron())
         self.blocks = nn.Sequential()
         for stage, (outputs, count) in enumerate(zip(widths, stages, strict=True)):
             for block in range(count):
                 stride = 2 if not block and (stage or large) else 1
-                self.blocks.append(Block(kind, inputs, outputs, stride, neuron, pooled=depth == 104))
+                self.blocks.append(Block(kind, inputs, outputs, stride, neuron, pooled=thrice))
                 inputs = outputs
         self.lif = nn.Identity() if kind.fires else neuron()
-        self.dropout, self.fc = nn.Dropout(config["dropout"]), nn.Linear(inputs, config["num_classes"])
+        self.dropout = HeldDropout(config["dropout"]) if config["dropout"] else nn.Identity()
+        self.fc = nn.Linear(inputs, config["num_classes"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.dropout(self.lif(self.blocks(self.stem(x))).mean((2, 3))))

@@ -86,7 +86,7 @@ def simulate(
         codings.check_timesteps(chunk)
     whole, parts = _needs_all_steps(net), []
     if whole:
-        parts = [module for module in net.modules() if getattr(module, "forgettable", False)] if recompute else []
+        parts = [*dict.fromkeys(_forgettable(net))] if recompute else []
         for option, given in (("chunk", chunk is not None), ("recompute", recompute and not parts)):
             if given:
                 raise ValueError(f"{whole} needs all time steps at once; leave {option} out")
@@ -184,6 +184,13 @@ def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _forgettable(net: nn.Module) -> list[nn.Module]:
+    """The outermost modules of `net` that say `forgettable = True`."""
+    if getattr(net, "forgettable", False):
+        return [net]
+    return [part for child in net.children() for part in _forgettable(child)]
 
 
 def _needs_all_steps(net: nn.Module) -> str | None:

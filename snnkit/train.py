@@ -63,8 +63,10 @@ def fit(
     that is no number, OSError if the folder cannot be written.
     """
     _check_neurons(net, recipe)
-    before = History([], 0, 0.0)
-    if first := recipe.pretraining():
+    state_file = Path(folder) / "state.pt" if folder is not None else None
+    state = _stored(state_file, recipe, train, device)
+    before = History(state.get("pretraining", []), 0, state.get("pretraining seconds", 0.0))
+    if not state and (first := recipe.pretraining()):
         before = fit(net, train, validation, first, folder and Path(folder) / "pretraining", device, say, bar)
     net.to(device, memory_format=torch.channels_last)
     steps_per_epoch = -(-len(train) // recipe.batch)
@@ -73,14 +75,7 @@ def fit(
     if recipe.centre:
         _centre(conv.weight.data for conv in _convolutions(net))
     rows, best, seconds = [], copy.deepcopy(net.state_dict()), 0.0
-    state_file = Path(folder) / "state.pt" if folder is not None else None
-    if state_file is not None and state_file.is_file():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        if asdict(Recipe()) | state["recipe"] != asdict(recipe) or state["images"] != train.describe():
-            raise ValueError(
-                f"{state_file} belongs to another run ({state['recipe']} on {state['images']}); "
-                "use another folder or delete it"
-            )
+    if state:
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -103,6 +98,7 @@ def fit(
             state = {"recipe": asdict(recipe), "images": train.describe(), "net": net.state_dict(), "rows": rows}
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             state |= {"best": best, "seconds": seconds}
+            state |= {"pretraining": before.rows, "pretraining seconds": before.seconds}
             buffer = io.BytesIO()
             torch.save(state, buffer)
             write_atomically(state_file, buffer.getvalue())
@@ -114,6 +110,19 @@ def fit(
     net.eval()
     best_epoch = max(rows, key=lambda row: row["validation"])["epoch"]
     return History(rows, best_epoch, seconds + before.seconds, before.rows)
+
+
+def _stored(file: Path | None, recipe: Recipe, train: Split, device) -> dict:
+    """The state that `file` holds of this training, {} if there is none; ValueError if it is another's."""
+    if file is None or not file.is_file():
+        return {}
+    state = torch.load(file, map_location=device, weights_only=True)
+    # a recipe that was stored before a field came to be has its usual value
+    if asdict(Recipe()) | state["recipe"] != asdict(recipe) or state["images"] != train.describe():
+        raise ValueError(
+            f"{file} belongs to another run ({state['recipe']} on {state['images']}); use another folder or delete it"
+        )
+    return state
 
 
 def _check_neurons(net: nn.Module, recipe: Recipe) -> None:

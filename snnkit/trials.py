@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -97,8 +97,12 @@ def run(
 
 
 def _folder(net: nn.Module, training: Split, recipe: Recipe) -> Path:
-    """Where the state of this training is kept: other weights, neurons, recipe or images have another place."""
-    digest = hashlib.sha256(f"{net}\n{recipe}\n{training.describe()}".encode())
+    """Where the state of this training is kept: other weights, neurons, recipe or images have another place.
+
+    Of the recipe only what is not usual counts, so that a new field leaves what is kept where it is.
+    """
+    unusual = {f.name: getattr(recipe, f.name) for f in fields(recipe) if getattr(recipe, f.name) != f.default}
+    digest = hashlib.sha256(f"{net}\n{unusual}\n{training.describe()}".encode())
     for name, value in net.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return data_root() / "cache" / "trials" / digest.hexdigest()[:16]

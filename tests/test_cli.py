@@ -1,5 +1,6 @@
 """The command line, from training to a shipped checkpoint, and its one-line errors."""
 
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import torch
 from snnkit import checkpoint, data, evaluate, ledger
 from snnkit.__main__ import main
 from snnkit.neurons import LIF
-from snnkit.surrogate import rectangle
+from snnkit.surrogate import rectangle, triangle
 
 TRAIN = ["train", "vgg3", "--data", "digits", "--width", "0.125", "--size", "8", "--epochs", "2", "--no-flip"]
 
@@ -32,12 +33,19 @@ def test_train_leaves_a_checkpoint_and_a_record_that_agree(tmp_path, monkeypatch
 def test_a_spiking_resnet_is_trained_with_its_papers_neurons_unless_told_otherwise(tmp_path, monkeypatch):
     monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
     few = ["--data", "digits", "--size", "8", "--limit", "40", "--epochs", "1", "--batch", "20", "--timesteps", "2"]
-    assert main(["train", "ms-resnet8", "--width", "0.25", *few, "--threshold", "0.75", "--name", "tiny"]) == 0
-    neurons = [module for module in checkpoint.load("tiny").net.modules() if isinstance(module, LIF)]
-    assert len(neurons) == 7
-    assert {(n.leak, float(n.threshold), n.reset, n.surrogate) for n in neurons} == {
-        (0.25, 0.75, "zero", rectangle(1.0))
-    }
+    given = ["--leak", "0.8", "--threshold", "0.75", "--neuron-reset", "subtract", "--surrogate", "triangle"]
+    for model, options, count, dropout, expected in (
+        ("ms-resnet8", [], 7, 0.0, (0.25, 0.5, "zero", rectangle(1.0))),
+        ("ms-resnet8", given, 7, 0.0, (0.8, 0.75, "subtract", triangle())),
+        ("vgg3", [], 3, 0.2, (0.99, 1.0, "zero", triangle())),
+    ):
+        assert main(["train", model, "--width", "0.25", *few, *options, "--name", "tiny"]) == 0
+        net = checkpoint.load("tiny").net
+        neurons = [module for module in net.modules() if isinstance(module, LIF)]
+        assert len(neurons) == count
+        assert {(n.leak, float(n.threshold), n.reset, n.surrogate) for n in neurons} == {expected}
+        assert net.config["dropout"] == dropout
+        shutil.rmtree(tmp_path / "cache")
 
 
 def test_a_spiking_hybrid_with_stochmax_is_trained_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -92,7 +92,7 @@ def test_after_its_rest_a_pixel_goes_on_from_what_it_sees():
     logs = torch.tensor([-3.5, -2.9, -1.5, 0.0])
     events = camera.record((logs.exp() - camera.floor).view(1, 1, 4))
     last = events.x == 3
-    assert events.t[last].tolist() == pytest.approx([0.1, 0.3])
+    assert events.t[last].tolist() == pytest.approx([0.05, 0.25])  # in the middle between two looks
     assert events.on[last].tolist() == [False, True]
 
 
@@ -109,13 +109,53 @@ def test_frames_of_a_batch_are_the_events_of_its_images_gathered():
 
 def test_colours_are_seen_by_their_luma():
     grey = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double()
-    camera = Camera(threshold=0.21)
-    red = torch.cat([grey, torch.zeros(1, 2, 8, 8)], 1)
-    for coloured, plain in ((grey.expand(-1, 3, -1, -1), grey), (red, 0.299 * grey)):
+    camera, red = Camera(threshold=0.21), torch.cat([grey, torch.zeros(1, 2, 8, 8)], 1)
+    for coloured, plain in ((grey.expand(-1, 3, -1, -1), grey), (red, 0.2989 * grey)):
         expected = camera.frames(plain, 4)
-        # on the way back pixels meet the very values of the way out, where rounding decides
         assert (camera.frames(coloured, 4) - expected).abs().sum() < 0.01 * expected.sum()
     assert (camera.frames(red, 4) - camera.frames(grey, 4)).abs().sum() > 0.1 * expected.sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_closed_path_leaves_no_difference_at_any_pixel(dtype):
+    images = data.load("digits", "test", size=16, limit=5).pixels.to(dtype) / 255
+    frames = Camera(loops=3).frames(images, 3)
+    assert torch.equal(frames[:, :, 0], frames[:, :, 1])  # as many "off" as "on", in every loop
+    assert torch.equal(frames[0], frames[2])
+
+
+def test_steps_of_time_are_equal():
+    frames = Camera(reach=0.0, noise=100.0).frames(torch.rand(1, 1, 40, 40), 8, torch.Generator().manual_seed(0))
+    expected = 100.0 * 1600 * 0.2 / 8
+    assert (frames.sum((1, 2, 3, 4)) - expected).abs().max() < 4 * math.sqrt(expected)
+    moving = Camera(looks=8).frames(torch.rand(1, 1, 16, 16), 8).sum((1, 2, 3, 4))
+    assert moving.min() > moving.max() / 3
+
+
+@pytest.mark.parametrize("period", [0.1, 0.3, 0.7])
+@pytest.mark.parametrize("loops", [1, 3, 7])
+def test_every_event_lies_within_the_recording(period, loops):
+    for looks in (4, 12, 28):
+        camera = Camera(period=period, loops=loops, looks=looks, noise=100.0)
+        events = camera.record(torch.rand(1, 4, 4), torch.Generator().manual_seed(0))
+        assert 0 < events.t.min() < events.t.max() < camera.duration
+
+
+def test_a_short_rest_bounds_the_events_between_two_looks():
+    image = edge()
+    free, at_most = (Camera(threshold=0.1, reach=3.0, looks=8, refractory=rest) for rest in (0.0, 0.2 / 8 / 3))
+    counts = [camera.frames(image[None], 8).amax() for camera in (free, at_most)]
+    assert counts[0] > 3
+    assert counts[1] == 3
+
+
+def test_noise_respects_the_rest():
+    camera = Camera(reach=0.0, noise=200.0, refractory=0.05, loops=20)
+    events = camera.record(torch.rand(1, 6, 6), torch.Generator().manual_seed(0))
+    place = events.y * 6 + events.x
+    assert len(events) > 100
+    for pixel in place.unique():
+        assert (events.t[place == pixel].diff() > 0.05 - 1e-9).all()
 
 
 def test_frames_count_by_bin_polarity_and_place():
@@ -135,6 +175,9 @@ def test_frames_count_by_bin_polarity_and_place():
         (lambda: Camera(looks=6), "looks is 6; it must be a multiple of 4"),
         (lambda: Camera().frames(torch.rand(2, 3, 8, 8) - 0.5, 4), r"intensities in \[0, 1\]; add the mean"),
         (lambda: Camera().frames(torch.rand(2, 2, 8, 8), 4), r"shape \(2, 2, 8, 8\); give \[B, 1 or 3, H, W\]"),
+        (lambda: Camera(loops=1.5), "loops is 1.5; it must be a whole number"),
+        (lambda: Camera().frames(torch.rand(0, 1, 8, 8), 4), r"shape \(0, 1, 8, 8\)"),
+        (lambda: Camera().frames(torch.rand(2, 1, 8, 8), 33), "timesteps is 33; the camera looks 32 times"),
         (lambda: Camera().frames(torch.rand(2, 1, 8, 8), 0), "timesteps is 0"),
         (lambda: Camera().record(torch.rand(1, 8, 8)).frames(0), "timesteps is 0"),
     ],
@@ -144,8 +187,21 @@ def test_bad_values_are_refused_in_one_line(make, words):
         make()
 
 
-def test_events_outside_of_their_sensor_or_time_are_refused():
-    one = torch.tensor([1])
-    for x, t in ((torch.tensor([9]), 0.5), (one, 2.0)):
-        with pytest.raises(ValueError, match=r"outside of the (sensor of 4 x 4 pixels|recording of 1 s)"):
-            Events(torch.tensor([t]).double(), x, one, one.bool(), (4, 4), 1.0)
+def test_events_outside_of_their_sensor_time_or_order_are_refused():
+    one = torch.tensor([1, 1])
+
+    def events(t=(0.2, 0.5), x=one, duration=1.0):
+        return Events(torch.tensor(t).double(), x, one, one.bool(), (4, 4), duration)
+
+    assert len(events()) == 2
+    for wrong, words in (
+        ({"x": torch.tensor([1, 9])}, "outside of the sensor of 4 x 4 pixels"),
+        ({"t": (0.5, 2.0)}, "do not rise from 0 to 1 s"),
+        ({"t": (0.5, 0.2)}, "do not rise from 0 to 1 s"),
+        ({"t": (0.5, math.nan)}, "do not rise from 0 to 1 s"),
+        ({"duration": 0.0}, "duration is 0"),
+        ({"x": one.float()}, "give lists of one length, t torch.float64, x torch.int64"),
+        ({"t": (0.5,)}, "give lists of one length"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            events(**wrong)

@@ -83,7 +83,7 @@ def test_similarity_is_one_for_equal_maps_low_for_others_and_nan_for_small_ones(
 
 
 def test_rates_are_gathered_by_stage_and_position():
-    net = deep_net("ms", 0.5, depth=14, width=0.25)
+    net = deep_net("ms", 0.5, depth=14, width=1 / 64)  # one channel in every stage
     rates = {f"blocks.{place}.path.lif{n}": 0.1 * place + 0.01 * n for place in range(6) for n in (1, 2)}
     found = rates_by_stage(net, rates)
     assert found["lif1"] == pytest.approx({1: 0.06, 2: 0.26, 3: 0.46})

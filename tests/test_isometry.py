@@ -70,7 +70,7 @@ def test_time_is_part_of_the_jacobian():
 
 
 def test_gradient_norms_fall_by_each_factor():
-    net, x = nn.Sequential(Scale(2.0), Scale(0.5), Scale(3.0)), torch.randn(4, 5, requires_grad=True)
+    net, x = nn.Sequential(Scale(2.0), Scale(0.5), Scale(3.0)), torch.randn(4, 5)  # an image has no gradient
     found = gradient_norms(dict(net.named_children()), lambda: net(x).sum())
     root = 20**0.5
     assert found == pytest.approx({"0": 3 * root, "1": 1.5 * root, "2": 3 * root}, rel=1e-6)
@@ -101,6 +101,10 @@ def test_blocks_that_do_not_suit_are_named():
     x = torch.ones(1, 2, requires_grad=True)
     with pytest.raises(ValueError, match="other was not called"):
         isometry({"other": other}, lambda: net(x))
+    with pytest.raises(ValueError, match=r"0 is a part of net; give blocks that follow one another"):
+        isometry({"net": net, "0": net[0]}, lambda: net(x))
+    with pytest.raises(ValueError, match="lif lets no gradient through; give its neurons a surrogate"):
+        isometry({"lif": (silent := LIF())}, lambda: simulate(silent, torch.rand(1, 2, 3), 1, coding=None))
     with pytest.raises(ValueError, match="block is called twice"):
         gradient_norms({"block": other}, lambda: other(other(x)).sum())
     with pytest.raises(ValueError, match="probes is 0"):

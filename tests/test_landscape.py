@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from snnkit.landscape import directions, landscape
+from snnkit.neurons import LIF
+from snnkit.surrogate import triangle
 
 ALPHAS, BETAS = [-1.0, 0.0, 0.5], [-0.5, 0.0, 1.0, 2.0]
 
@@ -76,12 +78,45 @@ def test_a_run_that_was_cut_goes_on_where_it_stopped(tmp_path):
 def test_a_file_of_another_surface_is_refused(tmp_path):
     net, file = small_net(), tmp_path / "surface.pt"
     landscape(net, half_squares(net), [0.0], [0.0], file=file)
-    with pytest.raises(ValueError, match="belongs to other weights, steps or seed"):
+    with pytest.raises(ValueError, match="belongs to another net, loss, grid or seed"):
         landscape(net, half_squares(net), [0.0], [0.0], seed=1, file=file)
-    with torch.no_grad():
-        net[0].weight += 1
-    with pytest.raises(ValueError, match="belongs to other weights"):
+    with pytest.raises(ValueError, match="belongs to another net, loss"):
+        landscape(net, half_squares(net), [0.0], [0.0], what="other images", file=file)
+    for change in (net[0].weight, net[1].weight, net[1].running_mean):
+        with torch.no_grad():
+            change += 1
+        with pytest.raises(ValueError, match="belongs to another net"):
+            landscape(net, half_squares(net), [0.0], [0.0], file=file)
+        with torch.no_grad():
+            change -= 1
+    file.write_bytes(b"no landscape")
+    with pytest.raises(ValueError, match=r"holds no landscape \(.*\); use another file or delete it"):
         landscape(net, half_squares(net), [0.0], [0.0], file=file)
+
+
+def test_steps_that_differ_a_little_are_other_steps(tmp_path):
+    net, file = small_net(), tmp_path / "surface.pt"
+    landscape(net, half_squares(net), torch.tensor([0.10001]).double(), [0.0], file=file)
+    with pytest.raises(ValueError, match="belongs to another"):
+        landscape(net, half_squares(net), torch.tensor([0.10003]).double(), [0.0], file=file)
+
+
+def test_a_net_in_training_mode_is_given_back_with_its_statistics():
+    net = small_net().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = landscape(net, lambda: net(torch.ones(2, 2, 4, 4).double()).square().sum().item(), [0.0, 0.0], [0.0])
+    assert found[0] == found[1]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_thresholds_that_learn_stay_where_they_are():
+    net = nn.Sequential(nn.Linear(4, 3), LIF(0.9, torch.full((3, 1), 0.5), "zero", triangle(), ["threshold"]))
+    assert list(directions(net)[0]) == ["0.weight"]
+
+
+def test_half_precision_weights_are_marked_too(tmp_path):
+    net = nn.Linear(4, 3).bfloat16()
+    assert landscape(net, lambda: 1.0, [0.0], [0.0], file=tmp_path / "surface.pt").item() == 1
 
 
 def test_a_loss_that_is_no_number_is_infinite():

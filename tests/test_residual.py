@@ -145,12 +145,12 @@ def test_batch_norm_averages_over_batch_time_and_space():
 
 def test_gains_are_set_in_every_block():
     net = set_gains(models.build("vanilla-resnet8"), 0.25, 0.75)
-    assert [float(norm.weight[0]) for norm in norms_of(net.blocks[0])] == [0.25, 0.75]
-    assert {float(block.path.bn2.weight.min()) for block in net.blocks} == {0.75}
+    assert [norm.weight[0].item() for norm in norms_of(net.blocks[0])] == [0.25, 0.75]
+    assert {block.path.bn2.weight.min().item() for block in net.blocks} == {0.75}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_over_all_steps_and_every_weight_gets_a_gradient(kind):
+def test_every_weight_gets_a_gradient_over_all_steps(kind):
     torch.manual_seed(0)
     net = set_gains(models.build(f"{kind}-resnet8", width=0.5, num_classes=3, in_channels=1), 0.5, 0.5)
     output = simulate(net, torch.rand(4, 1, 16, 16), 3, coding="constant").output
@@ -159,10 +159,36 @@ def test_it_learns_over_all_steps_and_every_weight_gets_a_gradient(kind):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
-def test_a_net_trained_at_one_step_runs_at_six():
-    net = models.build("ms-resnet8", width=0.25).eval()
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_every_kind_runs_in_every_precision_nearly_alike(kind, precision):
+    torch.manual_seed(0)
+    net = set_gains(models.build(f"{kind}-resnet8", num_classes=3), 0.5, 0.5)
+    images = torch.rand(4, 3, 32, 32)
+    for _ in range(20):
+        simulate(net.train(), images, 2, coding="constant")  # statistics for the batch-norms
+    exact, rough = (simulate(net.eval(), images, 3, coding="constant", precision=p) for p in ("fp32", precision))
+    assert rough.rates == pytest.approx(exact.rates, rel=0.1, abs=0.01)
+
+
+def test_pooled_shortcuts_take_odd_maps():
+    block = Block(KINDS["ms"], 2, 4, 2, MSLIF, pooled=True).eval()
     with torch.no_grad():
-        assert simulate(net, torch.rand(2, 3, 32, 32), 6, coding="constant").output.shape == (6, 2, 10)
+        assert simulate(block, torch.randn(1, 1, 2, 5, 5), 1, coding=None).output.shape == (1, 1, 4, 3, 3)
+
+
+def test_dropout_before_the_classifier_is_held_over_time():
+    net = models.build("ms-resnet8", width=0.5, dropout=0.5).eval()
+    kept, steps = net.dropout.train(), []
+    net.fc.register_forward_pre_hook(lambda module, inputs: steps.append(inputs[0]))
+    net.lif.register_forward_hook(lambda module, inputs, output: torch.ones_like(output))
+    with torch.no_grad():
+        simulate(net, torch.rand(2, 3, 32, 32), 4, coding="constant", chunk=4)
+    seen = steps[0].unflatten(0, (4, 2))
+    assert kept.p == 0.5
+    assert sorted(seen.unique().tolist()) == [0.0, 2.0]
+    assert (seen == seen[0]).all()
 
 
 # --- recomputation ---
@@ -174,9 +200,11 @@ def test_blocks_run_twice_for_the_same_gradients_and_statistics(kind):
     net = set_gains(models.build(f"{kind}-resnet14", width=0.5, num_classes=3, in_channels=1), 0.5, 0.5).double()
     images, found = torch.rand(4, 1, 16, 16).double(), []
     for recompute in (False, True):
-        one = copy.deepcopy(net)
+        one, calls = copy.deepcopy(net), []
+        one.blocks[2].path.conv1.register_forward_hook(lambda *given, calls=calls: calls.append(1))
         out = simulate(one, images, 3, coding="constant", recompute=recompute)
         out.output.mean(0).logsumexp(1).sum().backward()
+        assert len(calls) == (2 if recompute else 1)
         found.append(([p.grad for p in one.parameters()], out.output, [*one.buffers()], out.rates))
         assert "forward" not in vars(one.blocks[0])  # nothing stays behind
     remembered, recomputed = found
@@ -185,6 +213,46 @@ def test_blocks_run_twice_for_the_same_gradients_and_statistics(kind):
     assert torch.equal(recomputed[1], remembered[1])
     assert all(map(torch.equal, recomputed[2], remembered[2]))
     assert recomputed[3] == remembered[3]
+
+
+class Twice(nn.Module):
+    """A block that is called twice in a pass, or lies within another that forgets."""
+
+    def __init__(self, block, times):
+        super().__init__()
+        self.block, self.times, self.forgettable = block, times, times == 1
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = self.block(x)
+        return x
+
+
+def test_a_block_that_is_called_twice_is_refused_when_it_forgets_too():
+    net = Twice(Block(KINDS["ms"], 2, 2, 1, MSLIF), 2)
+    for recompute in (False, True):
+        with pytest.raises(RuntimeError, match="was called twice in one pass"):
+            simulate(net, torch.randn(2, 1, 2, 6, 6), 2, coding=None, recompute=recompute)
+
+
+def test_of_nested_blocks_the_outer_one_forgets():
+    net = Twice(Block(KINDS["ms"], 2, 2, 1, MSLIF), 1)
+    simulate(net, torch.randn(2, 1, 2, 6, 6), 2, coding=None, recompute=True).output.sum().backward()
+    assert net.block.path.conv1.weight.grad is not None
+
+
+def test_a_failing_second_run_leaves_the_statistics_alone():
+    block = Block(KINDS["ms"], 2, 2, 1, MSLIF)
+    out = simulate(block, torch.randn(2, 1, 2, 6, 6), 2, coding=None, recompute=True).output
+
+    def fail(module, inputs):
+        raise KeyboardInterrupt
+
+    block.path.conv2.register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        out.sum().backward()
+    assert [int(norm.num_batches_tracked) for norm in norms_of(block)] == [1, 1]
+    assert {norm.momentum for norm in norms_of(block)} == {0.1}
 
 
 @pytest.mark.parametrize("name", ["ms-resnet2", "vanilla-resnet21"])

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -170,7 +171,6 @@ def test_pretraining_is_a_training_at_one_step_before_the_other():
     history = fit(ours, *splits, PRETRAINED, say=quiet)
     assert same_weights(ours, by_hand)
     assert (history.pretraining, history.rows) == (first.rows, second.rows)
-    assert history.seconds > first.seconds / 2 + second.seconds / 2 > 0
     assert PRETRAINED.pretraining().learning_rate == 0.1
     assert replace(PRETRAINED, pretrain_learning_rate=0.0).pretraining().learning_rate == SPIKING.learning_rate
     assert SPIKING.pretraining() is None
@@ -191,6 +191,36 @@ def test_a_pretrained_run_that_was_interrupted_ends_as_an_unbroken_one(tmp_path,
     history = fit(resumed, *splits, PRETRAINED, tmp_path, say=quiet)
     assert (history.pretraining, history.rows) == (uninterrupted.pretraining, uninterrupted.rows)
     assert same_weights(resumed, whole)
+
+
+def test_a_folder_of_another_run_is_refused_before_the_pretraining(tmp_path):
+    splits = toy("train"), toy("validation", seed=1)
+    fit(toy_spiking(), *splits, replace(SPIKING, epochs=1), tmp_path, say=quiet)
+    with pytest.raises(ValueError, match="belongs to another run"):
+        fit(toy_spiking(), *splits, PRETRAINED, tmp_path, say=quiet)
+    assert not (tmp_path / "pretraining").exists()
+
+
+def test_a_finished_run_needs_its_pretraining_no_more(tmp_path):
+    splits, lines = (toy("train"), toy("validation", seed=1)), []
+    history = fit(toy_spiking(), *splits, PRETRAINED, tmp_path, say=quiet)
+    shutil.rmtree(tmp_path / "pretraining")
+    assert fit(toy_spiking(), *splits, PRETRAINED, tmp_path, say=lines.append) == history
+    assert lines == ["resuming after epoch 4 of 4"]
+
+
+def test_a_state_from_before_a_field_of_the_recipe_came_to_be_goes_on(tmp_path):
+    splits = toy("train"), toy("validation", seed=1)
+    fit(toy_spiking(), *splits, SPIKING, tmp_path, say=quiet)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for name in ("pretrain_epochs", "pretrain_learning_rate"):
+        del state["recipe"][name]
+    for name in ("pretraining", "pretraining seconds"):
+        del state[name]
+    torch.save(state, tmp_path / "state.pt")
+    lines = []
+    fit(toy_spiking(), *splits, SPIKING, tmp_path, say=lines.append)
+    assert lines == ["resuming after epoch 4 of 4"]
 
 
 def test_recomputing_trains_to_the_same_weights():
@@ -403,6 +433,7 @@ def test_centring_trains_filters_of_mean_zero_as_autograd_would():
         ({"coding": None}, "coding is None; use one of 'constant', 'poisson'"),
         ({"timesteps": -3}, "timesteps is -3"),
         ({"pretrain_epochs": -1}, "pretrain_epochs is -1; it must be 0 or above"),
+        ({"pretrain_learning_rate": 0.1}, "pretrain_learning_rate is given without pretrain_epochs"),
         ({"pretrain_epochs": 2}, "pretrain_epochs run at one time step before others; timesteps is 0"),
         ({"clip": -1.0}, "clip is -1.0; it must be above 0, or 0 for gradients of any size"),
     ],

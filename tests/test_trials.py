@@ -1,6 +1,6 @@
 """A trial: trained as `fit` trains, tested as it was trained, kept when asked, recorded with its seeds."""
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import pytest
@@ -75,6 +75,18 @@ def test_a_kept_trial_goes_on_where_it_was_cut_and_another_one_starts_anew(split
     trials.run(net(other), splits[0].first(30), *splits[1:], replace(RECIPE, epochs=1), keep=True, say=said.append)
     assert not any(line.startswith("resuming") for line in said)
     assert len(list((tmp_path / "cache" / "trials").iterdir())) == 4
+
+
+def test_a_kept_trial_is_found_by_what_is_unusual_in_its_recipe_alone(splits):
+    @dataclass(frozen=True)
+    class Later(Recipe):
+        one_more_field: int = 0
+
+    name = trials._folder(net(), splits[0], RECIPE)
+    assert trials._folder(net(), splits[0], replace(RECIPE, seed=1)) != name
+    later = Later(**asdict(RECIPE))
+    assert trials._folder(net(), splits[0], later) == name
+    assert trials._folder(net(), splits[0], replace(later, one_more_field=1)) != name
 
 
 def test_the_record_of_trials_by_hand(splits, tmp_path, monkeypatch):
