@@ -142,7 +142,7 @@ def test_real_numbers_are_never_accumulates():
             module.surrogate = None
     found = {row.layer: row for row in account(net, torch.rand(2, 1, 16, 16), 3, coding="constant").rows}
     assert found["stem.0"].kind == "real"
-    assert found["blocks.0.conv1"].kind == "binary"
+    assert found["blocks.0.path.conv1"].kind == "binary"
     assert found["blocks.1.shortcut.0"].kind == "real"  # membrane shortcut
     assert found["stem.0"].picojoules(TABLES["fp32"]) == pytest.approx(3 * found["stem.0"].macs * 4.6)
 
