@@ -98,9 +98,9 @@ class SpikingResNet(nn.Module):
 
     Depth 6 n + 2 (MS Table I): stem conv-BN, three stages of n blocks (16, 32, 64 channels; the map is halved before
     the second and third). 18, 34, 104 (Table IX): stem 7x7 of stride 2, four stages (64 to 512 channels) that all begin
-    with stride 2; 104 with three 3x3 convolutions as its stem, LIF between them, and pooled shortcuts, as in the
-    authors' code. Where blocks begin with a convolution, neurons follow the stem; where they do not end with neurons,
-    neurons follow the last block. Then spatial mean, dropout and classifier.
+    with stride 2; 104 with three 3x3 convolutions as its stem and pooled shortcuts, as in the authors' code (that LIF
+    stands between the three is our reading). Where blocks begin with a convolution, neurons follow the stem; where they
+    do not end with neurons, neurons follow the last block. Then spatial mean, dropout and classifier.
     """
 
     def __init__(self, config: dict, neuron: Callable[[], nn.Module] | None):
