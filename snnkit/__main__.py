@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from snnkit import checkpoint, data, evaluate, keep_memory, ledger, models, residual, sources, surrogate, trials
+from snnkit import checkpoint, data, evaluate, events, keep_memory, ledger, models, residual, sources, surrogate, trials
 from snnkit.convert import METHODS
 from snnkit.neurons import LIF, RESETS
 from snnkit.paths import data_root
@@ -52,22 +52,22 @@ def train(options) -> None:
     """Train a net, keep its best validation epoch, store it and its one test figure."""
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     name = options.name or f"{options.model}-{options.data.replace(':', '-').replace('/', '-')}"
-    size = models.default_size(options.model) if options.size is None else options.size
-    train_split = data.load(options.data, "train", limit=options.limit, size=size)
+    train_split = _split(options, recipe, "train", limit=options.limit)
     if len(train_split.classes) < 2:
         raise ValueError(f"{options.data} holds one class, {train_split.classes[0]}; training needs at least two")
-    validation = data.load(options.data, "validation", mean=train_split.mean, size=size)
+    validation = _split(options, recipe, "validation", mean=train_split.mean)
     init = options.init or ("paper" if "resnet" in options.model else "unit-variance")
     usual = 0.0 if residual.NAME.fullmatch(options.model) else 0.2
     dropout = usual if options.dropout is None else options.dropout
     shape = {"width": options.width, "dropout": dropout, "relu": _relu(options), "stochmax": options.stochmax}
+    shape |= {"in_channels": 2} if recipe.coding == "frames" else {}
     neuron = _neuron(options) if recipe.timesteps else None
     net = trials.fresh(options.model, train_split, neuron, seed=recipe.seed, init=init, **shape)
     folder = data_root() / "cache" / "training" / name
     history = fit(net, train_split, validation, recipe, folder, options.device, bar=sys.stderr.isatty())
 
     checkpoint.round_to_half(net)
-    test = data.load(options.data, "test", mean=train_split.mean, size=size)
+    test = _split(options, recipe, "test", mean=train_split.mean)
     if recipe.timesteps:
         shown = {"coding": recipe.coding, "precision": recipe.precision, "device": options.device}
         outcome = evaluate.over_time(net, test, [recipe.timesteps], **shown)
@@ -104,6 +104,18 @@ def train(options) -> None:
         details=told | rates,
     )
     print(f"test accuracy {accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), {len(test)} images; saved {file}")
+
+
+def _split(options, recipe: Recipe, split: str, mean: torch.Tensor | None = None, limit: int | None = None):
+    """A split of the images, or of the recordings, that the options name."""
+    recorded, framed = options.data in events.DATASETS, recipe.coding == "frames"
+    if recorded != framed:
+        wanted = "needs --coding frames --timesteps T" if recorded else "holds images; leave --coding frames out"
+        raise ValueError(f"{options.data} {wanted}")
+    if recorded:
+        return events.load(options.data, split, recipe.timesteps, size=options.size, limit=limit)
+    size = models.default_size(options.model) if options.size is None else options.size
+    return data.load(options.data, split, size=size, limit=limit, mean=mean)
 
 
 def _relu(options) -> Sequence[str]:
@@ -201,7 +213,10 @@ def own_network(target: str) -> OwnNetwork:
 def fetch(options) -> None:
     """Download a data set into the data folder."""
     for split in ("train", "test"):
-        print(data.load(options.data, split, download=True, mean=torch.zeros(3, 32, 32)).describe())
+        if options.data in events.DATASETS:
+            print(events.load(options.data, split, 1, limit=10, download=True).label, split)
+        else:
+            print(data.load(options.data, split, download=True, mean=torch.zeros(3, 32, 32)).describe())
 
 
 def _parameters(net: torch.nn.Module) -> int:
@@ -216,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=train)
     kinds = (f"{kind}-resnet20" for kind in residual.KINDS)
     command.add_argument("model", help=f"one of {', '.join(sorted([*models.TOPOLOGIES, *models.RESNETS, *kinds]))}")
-    command.add_argument("--data", required=True, help=f"one of {', '.join(sources.NAMES)}")
+    command.add_argument("--data", required=True, help=f"one of {', '.join([*sources.NAMES, *events.DATASETS])}")
     command.add_argument("--name", help="name of the checkpoint (default: MODEL-DATA)")
     command.add_argument("--width", type=float, default=1.0, help="scale of the channel counts (default 1)")
     command.add_argument("--size", type=int, help="side of the images in pixels (default: the net's own)")
@@ -270,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("fetch", help="download a data set")
     command.set_defaults(run=fetch)
-    command.add_argument("data", choices=("cifar10", "cifar100"))
+    command.add_argument("data", choices=("cifar10", "cifar100", *events.DATASETS))
     return parser
 
 

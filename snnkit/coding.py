@@ -1,4 +1,4 @@
-"""Rate coding: an image becomes a train of spikes (SN section 4.1)."""
+"""Coding: an image becomes a train of spikes (SN section 4.1) or a constant current, a recording its frames."""
 
 from __future__ import annotations
 
@@ -34,6 +34,20 @@ def constant(images: torch.Tensor, timesteps: int) -> torch.Tensor:
     check_timesteps(timesteps)
     check_finite(images)
     return images.unsqueeze(0).expand(timesteps, *images.shape)
+
+
+def frames(images: torch.Tensor, timesteps: int) -> torch.Tensor:
+    """Recordings whose frames lie one behind another along the channels: [B, T * C, ...] -> [T, B, C, ...].
+
+    So a recording can be kept and handled like an image. Raises ValueError if the channels are no multiple of
+    `timesteps`.
+    """
+    check_timesteps(timesteps)
+    check_finite(images)
+    channels = images.shape[1] if images.dim() > 1 else 0
+    if not channels or channels % timesteps:
+        raise ValueError(f"the recordings have {channels} channels; give a multiple of timesteps, which is {timesteps}")
+    return images.unflatten(1, (timesteps, -1)).transpose(0, 1)
 
 
 def check_timesteps(timesteps: int) -> None:

@@ -1,16 +1,21 @@
-"""Event streams: a simulated event camera over images, and events gathered into frames."""
+"""Event streams, gathered into frames, and the recorded data sets that Tonic reads."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch.nn import functional as F
-from torchvision.transforms.functional import rgb_to_grayscale
 
-CORNERS = ((0.0, 0.0), (1.0, 1.0), (2.0, 0.0), (1.0, -1.0), (0.0, 0.0))  # of the path, in units of `reach`: x, y
+from snnkit.coding import check_timesteps
+from snnkit.data import Split
+from snnkit.paths import data_roots
+from snnkit.sources import SPLITS, Source, Unread, official_parts
+
+COUNT = 8  # what an event adds to a recording's pixels, which end at 255
 
 
 @dataclass(frozen=True)
@@ -44,145 +49,126 @@ class Events:
         if len(self) and not (self.t.min() >= 0 and self.t.max() <= self.duration and (self.t.diff() >= 0).all()):
             raise ValueError(f"the times of events do not rise from 0 to {self.duration:g} s")
 
+    @classmethod
+    def from_array(cls, events: np.ndarray, size: tuple[int, int]) -> Events:
+        """Events in an array with the fields t (microseconds), x, y and p, as Tonic reads them, sorted by time.
+
+        Time begins with the first event and ends with the last. Raises ValueError for an array without events.
+        """
+        if not len(events):
+            raise ValueError("the recording holds no event")
+        order = np.argsort(events["t"], kind="stable")
+        t, x, y, on = (torch.from_numpy(events[field][order].astype(np.int64)) for field in ("t", "x", "y", "p"))
+        seconds = (t - t[0]).double() / 1e6
+        return cls(seconds, x, y, on.bool(), size, max(seconds[-1].item(), 1e-6))
+
     def __len__(self) -> int:
         return len(self.t)
 
-    def frames(self, timesteps: int) -> torch.Tensor:
-        """Counts [T, 2, H, W] in `timesteps` bins of equal length: channel 0 the events "off", 1 those "on"."""
-        _check_bins(timesteps)
-        height, width = self.size
+    def frames(self, timesteps: int, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """Counts [T, 2, H, W] in `timesteps` bins of equal length: channel 0 the events "off", 1 those "on".
+
+        `size` (H, W) gathers the sensor's pixels into fewer (default: as they are).
+        """
+        check_timesteps(timesteps)
+        height, width = size or self.size
+        y, x = self.y * height // self.size[0], self.x * width // self.size[1]
         bins = (self.t / self.duration * timesteps).long().clamp(max=timesteps - 1)
-        place = ((bins * 2 + self.on.long()) * height + self.y) * width + self.x
+        place = ((bins * 2 + self.on.long()) * height + y) * width + x
         counts = torch.bincount(place, minlength=timesteps * 2 * height * width)
         return counts.view(timesteps, 2, height, width).float()
 
 
-@dataclass(frozen=True)
-class Camera:
-    """A simulated event camera in front of still images that move along a closed path.
+class Recorded(NamedTuple):
+    """A data set of recordings: its name in Tonic, its title, the side of its sensor, whether it has a test set."""
 
-    Like the recordings of CIFAR10-DVS (Li et al. 2017) the path closes and is repeated. Here it is a rhombus of four
-    diagonal legs, each `reach` pixels long in x and in y, run through `loops` times in `period` seconds each, and
-    looked at `looks` times a loop. A pixel compares log(intensity + `floor`), intensities in [0, 1] taken as light,
-    with what it remembers; for every `threshold` (in units of the natural logarithm) of difference it sends an event
-    and moves its memory by that much. For `refractory` seconds after an event it sends no other, and its memory follows
-    what it sees. `noise` is the rate of events without a cause, per pixel and second, half of them "on". What enters
-    the image at its edges is its nearest pixel. Events bear the time in the middle between two looks.
+    tonic: str
+    title: str
+    side: int
+    has_test: bool
 
-    Raises ValueError for values out of range.
+
+DATASETS = {
+    "cifar10-dvs": Recorded("CIFAR10DVS", "CIFAR10-DVS", 128, False),
+    "nmnist": Recorded("NMNIST", "N-MNIST", 34, True),
+}
+
+
+def load(
+    name: str,
+    split: str,
+    timesteps: int,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> Split:
+    """Load recordings of an event camera through Tonic, `timesteps` frames each, for `coding="frames"`.
+
+    `name`: "cifar10-dvs" (Li et al. 2017; 80, 10 and 10 % of its recordings are train, validation and test) or "nmnist"
+    (Orchard et al. 2015). Pixels are uint8 [N, T * 2, side, side], 8 an event and 255 at most. `root`: the folder that
+    holds Tonic's (default: the first `cache/` of `snnkit.paths.data_roots()` that has it). `split`, `limit` and `seed`
+    as for `snnkit.data.load`; `size` gathers the sensor's pixels into fewer. Nothing is fetched unless `download` is
+    True.
+
+    Raises ValueError for an unknown name, split or size, FileNotFoundError for missing recordings, ImportError without
+    Tonic.
     """
-
-    threshold: float = 0.2
-    reach: float = 2.0
-    loops: int = 1
-    period: float = 0.2
-    looks: int = 32
-    refractory: float = 0.0
-    noise: float = 0.0
-    floor: float = 0.02
-
-    def __post_init__(self):
-        for name in ("loops", "looks"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
-        for name in ("threshold", "period", "floor", "loops", "looks"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("reach", "refractory", "noise"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or above")
-        if self.looks % 4:
-            raise ValueError(f"looks is {self.looks}; it must be a multiple of 4, for the path has four legs")
-
-    @property
-    def duration(self) -> float:
-        """Of a recording, in seconds."""
-        return self.loops * self.period
-
-    def path(self) -> torch.Tensor:
-        """Where the image has moved to at each look, [1 + loops * looks, 2]: x to the right, y down, in pixels."""
-        corners, leg = torch.tensor(CORNERS), self.looks // 4
-        steps = torch.arange(self.loops * self.looks + 1)
-        place, along = (steps // leg) % 4, (steps % leg / leg)[:, None]
-        return self.reach * (corners[place] * (1 - along) + corners[place + 1] * along)
-
-    def record(self, image: torch.Tensor, generator: torch.Generator | None = None) -> Events:
-        """The events of one image [C, H, W], values in [0, 1]; C is 1, or 3 for red, green and blue."""
-        columns: dict[str, list[torch.Tensor]] = {"t": [], "x": [], "y": [], "on": []}
-        for time, counts in self._watch(image.unsqueeze(0), generator):
-            on, y, x = counts[0].nonzero().T
-            times = counts[0, on, y, x].long()
-            for name, values in (("x", x), ("y", y), ("on", on.bool())):
-                columns[name].append(values.repeat_interleave(times))
-            columns["t"].append(torch.full((len(columns["x"][-1]),), time, dtype=torch.float64, device=x.device))
-        found = {name: torch.cat(parts) for name, parts in columns.items()}
-        return Events(**found, size=tuple(image.shape[-2:]), duration=self.duration)
-
-    def frames(self, images: torch.Tensor, timesteps: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Events of a batch of images [B, C, H, W], values in [0, 1], gathered as `Events.frames`: [T, B, 2, H, W].
-
-        The bins are equal if the recording's looks, loops * looks, are a multiple of `timesteps`.
-        """
-        _check_bins(timesteps, self.loops * self.looks)
-        frames = images.new_zeros(timesteps, len(images), 2, *images.shape[-2:])
-        for time, counts in self._watch(images, generator):
-            frames[min(int(time / self.duration * timesteps), timesteps - 1)] += counts
-        return frames
-
-    def _watch(self, images: torch.Tensor, generator) -> Iterator[tuple[float, torch.Tensor]]:
-        """(time in seconds, events [B, 2, H, W] since the look before) at each look after the first."""
-        light, pause = _light(images), self.period / self.looks
-        # the looks that a pixel misses after an event, and the events that it can send between two
-        rest = math.floor(self.refractory / pause + 1e-9)
-        most = max(1, math.floor(pause / self.refractory + 1e-9)) if self.refractory else math.inf
-        first, *others = self.path()
-        base = torch.log(_moved(light, first) + self.floor)
-        sent, waits = torch.zeros_like(base), torch.zeros_like(base)  # thresholds above `base`; looks still to miss
-        for look, shift in enumerate(others):
-            seen = torch.log(_moved(light, shift) + self.floor)
-            ready = waits == 0
-            steps = torch.where(ready, ((seen - base) / self.threshold - sent).trunc(), 0.0)
-            held = ~ready | (steps.abs() > most)  # their memory follows what they see
-            steps = steps.clamp(-most, most)
-            base, sent = torch.where(held, seen, base), torch.where(held, 0.0, sent + steps)
-            counts = torch.cat([(-steps).clamp(min=0), steps.clamp(min=0)], 1)
-            if self.noise:
-                counts = counts + self._without_cause(counts, ready, pause, generator)
-            waits = torch.where(counts.sum(1, keepdim=True) > 0, float(rest), (waits - 1).clamp(min=0))
-            yield (look + 0.5) / len(others) * self.duration, counts
-
-    def _without_cause(self, counts, ready, pause: float, generator) -> torch.Tensor:
-        device = generator.device if generator is not None else counts.device
-        expected = torch.full_like(counts, self.noise * pause / 2, device=device)
-        noise = torch.poisson(expected, generator=generator).to(counts.device)
-        if self.refractory:
-            noise = noise.clamp(max=1) * (ready & (counts.sum(1, keepdim=True) == 0))
-            noise[:, 0] *= 1 - noise[:, 1]
-        return noise
+    for what, value, known in (("event data set", name, DATASETS), ("split", split, SPLITS)):
+        if value not in known:
+            raise ValueError(f"unknown {what} {value!r}; use one of {', '.join(known)}")
+    check_timesteps(timesteps)
+    recorded = DATASETS[name]
+    side = recorded.side if size is None else size
+    if not isinstance(side, int) or not 1 <= side <= recorded.side:
+        raise ValueError(f"size is {size!r}; the sensor of {recorded.title} has {recorded.side} pixels a side")
+    roots = [Path(root).expanduser()] if root is not None else [folder / "cache" for folder in data_roots()]
+    folder = next((found for found in roots if (found / recorded.tonic).is_dir()), roots[0])
+    raw = _recordings(recorded, split, folder, download)
+    labels = torch.tensor(raw.targets, dtype=torch.int64)
+    parts = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    if recorded.has_test:
+        parts = official_parts(split, len(labels))
+    source = Source(labels, tuple(raw.classes), recorded.title, partial(_read, raw, recorded, timesteps, side), parts)
+    members = source.members(split)
+    unread = Unread(source.read, members, torch.Size((len(members), 2 * timesteps, side, side)))
+    mean = torch.zeros(unread.shape[1:])
+    found = Split(unread, labels[members], mean, source.classes, members, name, source.label, split)
+    return replace(found, pixels=source.pixels(members)) if limit is None else found.subset(limit, seed)
 
 
-def _check_bins(timesteps: int, looks: int | None = None) -> None:
-    if timesteps < 1:
-        raise ValueError(f"timesteps is {timesteps}; it must be at least 1")
-    if looks is not None and timesteps > looks:
-        raise ValueError(f"timesteps is {timesteps}; the camera looks {looks} times, give no more steps than that")
+def as_pixels(frames: torch.Tensor) -> torch.Tensor:
+    """Counts [..., T, 2, H, W] as the pixels uint8 [..., T * 2, H, W] of a recording."""
+    return (frames * COUNT).clamp(max=255).to(torch.uint8).flatten(-4, -3)
 
 
-def _light(images: torch.Tensor) -> torch.Tensor:
-    """The intensity [B, 1, H, W] of images [B, C, H, W], in float32 or wider."""
-    if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.numel():
-        raise ValueError(f"images has shape {tuple(images.shape)}; give [B, 1 or 3, H, W]")
-    if not (images.is_floating_point() and images.min() >= 0 and images.max() <= 1):
-        raise ValueError("images must hold intensities in [0, 1]; add the mean that was subtracted from them")
-    images = images.to(torch.promote_types(images.dtype, torch.float32))
-    return images if images.shape[1] == 1 else rgb_to_grayscale(images)
+def _recordings(recorded: Recorded, split: str, folder: Path, download: bool):
+    """Tonic's data set, which fetches what is missing only if `download`."""
+    try:
+        from tonic import datasets
+    except ImportError as error:
+        raise ImportError("recordings are read by the packages tonic and aedat: pip install tonic aedat") from error
+
+    def refuse(self) -> None:
+        raise FileNotFoundError(
+            f"{recorded.title} is not in {folder / recorded.tonic}; put its archive there, or give download=True"
+        )
+
+    kind = getattr(datasets, recorded.tonic)
+    # Tonic names the folder after the class
+    kind = kind if download else type(recorded.tonic, (kind,), {"download": refuse})
+    return kind(str(folder), train=split != "test") if recorded.has_test else kind(str(folder))
 
 
-def _moved(light: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """`light` [B, 1, H, W] moved by `shift` (x, y) pixels, bilinear between pixels."""
-    height, width = light.shape[-2:]
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = torch.stack([columns - shift[0], rows - shift[1]], -1).to(light)
-    grid = 2 * places / torch.tensor([max(1, width - 1), max(1, height - 1)]).to(light) - 1
-    grid = grid.expand(len(light), -1, -1, -1)
-    return F.grid_sample(light, grid, mode="bilinear", padding_mode="border", align_corners=True)
+def _read(raw, recorded: Recorded, timesteps: int, side: int, positions: torch.Tensor) -> torch.Tensor:
+    """The recordings at `positions` as pixels [n, T * 2, side, side]."""
+    found = []
+    for position in positions.tolist():
+        try:
+            events = Events.from_array(raw[position][0], (recorded.side, recorded.side))
+        except ValueError as error:
+            raise ValueError(f"cannot read {raw.data[position]}: {error}; replace or remove the file") from error
+        found.append(as_pixels(events.frames(timesteps, (side, side))))
+    return torch.stack(found)

@@ -22,13 +22,18 @@ def change_probability(sigma: float, threshold: float, rate: float) -> float:
 
     Raises ValueError for values out of range.
     """
+    check_gate(sigma, threshold, rate)
+    fires, stops = ndtr(torch.tensor([-threshold / sigma, (threshold - 1) / sigma], dtype=torch.float64)).tolist()
+    return (1 - rate) * fires + rate * stops
+
+
+def check_gate(sigma: float, threshold: float, rate: float) -> None:
+    """Raise ValueError unless deviation and threshold are above 0 and the rate is a probability."""
     for name, value in (("sigma", sigma), ("threshold", threshold)):
         if not value > 0:
             raise ValueError(f"{name} is {value}; it must be above 0")
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is {rate}; it must lie in [0, 1]")
-    fires, stops = ndtr(torch.tensor([-threshold / sigma, (threshold - 1) / sigma], dtype=torch.float64)).tolist()
-    return (1 - rate) * fires + rate * stops
 
 
 @torch.no_grad()

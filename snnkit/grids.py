@@ -1,13 +1,16 @@
-"""Explorers over numbers that Python computed: accuracy against T, unrolled blocks, energy."""
+"""Explorers over numbers that Python computed: accuracy against T, unrolled and residual blocks, energy."""
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import traitlets
 
 from snnkit import plots
+from snnkit.depth import Blocks
 from snnkit.energy import TABLES, Account
 from snnkit.explorer import Explorer, as_bytes, one_of, script
 
@@ -49,6 +52,26 @@ class UnrollExplorer(Explorer):
     def _on_the_grid(self, proposal):
         name, value = proposal["trait"].name, proposal["value"]
         return one_of(name, value, {"passes": [net["passes"] for net in self.nets], "at": self.timesteps}[name])
+
+
+class BlocksExplorer(Explorer):
+    """Fresh residual nets over a grid (MS section III). The controls: `kind`, `sigma`, `threshold`, `depth`."""
+
+    _esm = script("blocks")
+    nets = traitlets.List().tag(sync=True)
+    kinds = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    sigmas = traitlets.List(traitlets.Float()).tag(sync=True)
+    thresholds = traitlets.List(traitlets.Float()).tag(sync=True)
+    depths = traitlets.List(traitlets.Int()).tag(sync=True)
+    kind = traitlets.Unicode().tag(sync=True)
+    sigma = traitlets.Float().tag(sync=True)
+    threshold = traitlets.Float().tag(sync=True)
+    depth = traitlets.Int().tag(sync=True)
+
+    @traitlets.validate("kind", "sigma", "threshold", "depth")
+    def _on_the_grid(self, proposal):
+        name = proposal["trait"].name
+        return one_of(name, proposal["value"], getattr(self, f"{name}s"))
 
 
 class EnergyExplorer(Explorer):
@@ -151,6 +174,23 @@ def unroll_explorer(nets: list[dict], timesteps: list[int], images: int) -> Unro
         passes=nets[-1]["passes"],
         at=int(timesteps[-1]),
     )
+
+
+def blocks_explorer(nets: Sequence[Blocks], sigma: float = 0.5, threshold: float = 0.5) -> BlocksExplorer:
+    """What the blocks of residual nets change, and the gradient's norm along depth (MS eqs. 7, 8 and 14).
+
+    `nets` from `snnkit.depth.fresh_blocks`, all combinations of its lists. Starts at the first kind and the greatest
+    depth. Raises ValueError if a combination is missing, traitlets.TraitError for a value that is not on the grid.
+    """
+    axes = {
+        f"{name}s": list(dict.fromkeys(getattr(net, name) for net in nets))
+        for name in ("kind", "sigma", "threshold", "depth")
+    }
+    given = {(net.kind, net.sigma, net.threshold, net.depth) for net in nets}
+    if not nets or len(given) < math.prod(map(len, axes.values())):
+        raise ValueError(f"the {len(given)} nets are not all combinations of {axes}; give what `fresh_blocks` gives")
+    start = {"kind": axes["kinds"][0], "sigma": sigma, "threshold": threshold, "depth": max(axes["depths"])}
+    return BlocksExplorer(explorer="blocks", nets=[net._asdict() for net in nets], **axes, **start)
 
 
 def energy_explorer(

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.special import ndtr
+
+from snnkit.firing import check_gate
 
 
 @contextlib.contextmanager
@@ -46,6 +49,22 @@ def _watching(blocks: dict[str, nn.Module], apart: bool) -> Iterator[dict[str, l
     finally:
         for handle in handles:
             handle.remove()
+
+
+def gate_isometry(sigma: float, threshold: float, rate: float, width: float = 1.0) -> float:
+    """phi(J J^T) = p / a^2 of the neurons behind the sum of a vanilla block (MS eq. 14), at a first step.
+
+    p is the share of membranes within half of the rectangle's `width` a of the threshold. The residual path brings a
+    normal value of mean 0 and standard deviation `sigma` beside a spike that is there with probability `rate`.
+
+    Raises ValueError for values out of range.
+    """
+    check_gate(sigma, threshold, rate)
+    if not width > 0:
+        raise ValueError(f"width is {width}; it must be above 0")
+    edges = torch.tensor([-width / 2, width / 2], dtype=torch.float64) + threshold
+    silent, fired = (ndtr((edges - mean) / sigma).diff().item() for mean in (0, 1))
+    return ((1 - rate) * silent + rate * fired) / width**2
 
 
 def isometry(

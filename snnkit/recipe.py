@@ -12,6 +12,7 @@ from snnkit.coding import check_timesteps
 MOMENTUM_SWING = 0.05
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("cycle", "cosine", "steps")
+CODINGS = ("constant", "poisson", "frames")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Recipe:
                 f"momentum is {self.momentum}; it must lie in [{MOMENTUM_SWING}, {1 - MOMENTUM_SWING}), "
                 f"for it cycles {MOMENTUM_SWING} up and down"
             )
-        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "coding": ("constant", "poisson")}
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "coding": CODINGS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(map(repr, known))}")
@@ -73,6 +74,10 @@ class Recipe:
             raise ValueError("pretrain_learning_rate is given without pretrain_epochs; give both or neither")
         if self.pretrain_epochs and self.timesteps < 2:
             raise ValueError(f"pretrain_epochs run at one time step before others; timesteps is {self.timesteps}")
+        if self.coding == "frames" and not self.timesteps:
+            raise ValueError("recordings are for spiking nets; give as many timesteps as they have frames")
+        if self.coding == "frames" and self.pretrain_epochs:
+            raise ValueError("a recording cannot run at one time step; leave pretrain_epochs at 0")
         if self.timesteps:
             check_timesteps(self.timesteps)
 

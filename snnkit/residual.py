@@ -97,10 +97,12 @@ class SpikingResNet(nn.Module):
     """A net of blocks of one kind: `[N, in_channels, size, size] -> [N, num_classes]`.
 
     Depth 6 n + 2 (MS Table I): stem conv-BN, three stages of n blocks (16, 32, 64 channels; the map is halved before
-    the second and third). 18, 34, 104 (Table IX): stem 7x7 of stride 2, four stages (64 to 512 channels) that all begin
-    with stride 2; 104 with three 3x3 convolutions as its stem and pooled shortcuts, as in the authors' code (that LIF
-    stands between the three is our reading). Where blocks begin with a convolution, neurons follow the stem; where they
-    do not end with neurons, neurons follow the last block. Then spatial mean, dropout and classifier.
+    the second and third). For images of 128 pixels a side or more, stem and first stage too begin with stride 2: for
+    CIFAR10-DVS that gives Table V's count (our reading of section IV-A2). 18, 34, 104 (Table IX): stem 7x7 of stride 2,
+    four stages (64 to 512 channels) that all begin with stride 2; 104 with three 3x3 convolutions as its stem and
+    pooled shortcuts, as in the authors' code (that LIF stands between the three is our reading). Where blocks begin
+    with a convolution, neurons follow the stem; where they do not end with neurons, neurons follow the last block. Then
+    spatial mean, dropout and classifier.
     """
 
     def __init__(self, config: dict, neuron: Callable[[], nn.Module] | None):
@@ -117,7 +119,8 @@ class SpikingResNet(nn.Module):
         stages = IMAGENET[depth] if large else ((depth - 2) // 6,) * 3
         widths = [max(1, round(config["width"] * (64 if large else 16) * 2**stage)) for stage in range(len(stages))]
         inputs, thrice = widths[0], depth == 104
-        size, stride = 7 if large and not thrice else 3, 2 if large else 1
+        halved = large or config["size"] >= 128
+        size, stride = 7 if large and not thrice else 3, 2 if halved else 1
         self.stem = nn.Sequential(_conv(config["in_channels"], inputs, size, stride), _norm(inputs))
         for _ in range(2 if thrice else 0):
             self.stem.extend([neuron(), _conv(inputs, inputs), _norm(inputs)])
@@ -126,7 +129,7 @@ class SpikingResNet(nn.Module):
         self.blocks = nn.Sequential()
         for stage, (outputs, count) in enumerate(zip(widths, stages, strict=True)):
             for block in range(count):
-                stride = 2 if not block and (stage or large) else 1
+                stride = 2 if not block and (stage or halved) else 1
                 self.blocks.append(Block(kind, inputs, outputs, stride, neuron, pooled=thrice))
                 inputs = outputs
         self.lif = nn.Identity() if kind.fires else neuron()

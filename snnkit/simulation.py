@@ -59,8 +59,9 @@ def simulate(
 ) -> Simulation:
     """Present `images` [B, ...] to a spiking net for `timesteps` steps, from zero state to a clean end.
 
-    `coding` is "poisson" (values in [-1, 1], draws from `generator`), "constant", or None for a spike train
-    [T, B, ...] given as `images`. The run goes in chunks of `chunk` steps (default: as many as keep tensors
+    `coding` is "poisson" (values in [-1, 1], draws from `generator`), "constant", "frames" for recordings
+    [B, T * C, ...] (`snnkit.coding.frames`), or None for a spike train [T, B, ...] given as `images`. The run goes in
+    chunks of `chunk` steps (default: as many as keep tensors
     small), which bounds memory and does not change the result. Torch's grad mode is followed: under grad,
     gradients flow through all T whatever the chunk, and every step is remembered; with `recompute` only the states
     between chunks, and each chunk runs a second time when its gradient is due. Where a batch-norm in training mode
@@ -144,6 +145,9 @@ def _encoder(coding, images, timesteps, generator):
     if coding == "constant":
         codings.check_finite(images)
         return lambda start, length: codings.constant(images, length)
+    if coding == "frames":
+        train = codings.frames(images, timesteps)
+        return lambda start, length: train[start : start + length]
     if coding is None:
         codings.check_finite(images)
         if len(images) != timesteps:
@@ -151,7 +155,7 @@ def _encoder(coding, images, timesteps, generator):
                 f"coding=None takes a train [T, B, ...]; it has {len(images)} steps, timesteps is {timesteps}"
             )
         return lambda start, length: images[start : start + length]
-    raise ValueError(f"unknown coding {coding!r}; use 'poisson', 'constant', or None for a train [T, B, ...]")
+    raise ValueError(f"unknown coding {coding!r}; use 'poisson', 'constant', 'frames', or None for a train [T, B, ...]")
 
 
 def choose_precision(precision: str | None, device: torch.device | str) -> str | None:

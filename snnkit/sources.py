@@ -120,7 +120,7 @@ def _cifar(name: str, root: Path, split: str, size: int, download: bool) -> Sour
             return chosen.contiguous()
         return torchvision.transforms.v2.functional.resize(chosen, [size, size], antialias=True)
 
-    return Source(labels, tuple(raw.classes), title, read, _parts(split, len(labels)))
+    return Source(labels, tuple(raw.classes), title, read, official_parts(split, len(labels)))
 
 
 def _imagenet(root: Path, split: str, size: int) -> Source:
@@ -132,7 +132,7 @@ def _imagenet(root: Path, split: str, size: int) -> Source:
             "image-net.org and put them there, torchvision unpacks them"
         ) from error
     names = tuple(words[0] for words in raw.classes)
-    return _files(raw.samples, names, "ImageNet (ILSVRC2012)", size, _parts(split, len(raw.samples)))
+    return _files(raw.samples, names, "ImageNet (ILSVRC2012)", size, official_parts(split, len(raw.samples)))
 
 
 def _image_tree(path: Path, split: str, size: int, label: str) -> Source:
@@ -164,7 +164,7 @@ def _image_tree(path: Path, split: str, size: int, label: str) -> Source:
     if not found:
         parts = {"train": 0.8, "validation": 0.1, "test": 0.1}
     else:
-        parts = {split: 1.0} if "validation" in found else _parts(split, len(raw.samples))
+        parts = {split: 1.0} if "validation" in found else official_parts(split, len(raw.samples))
     return _files(raw.samples, tuple(raw.classes), label, size, parts)
 
 
@@ -177,7 +177,7 @@ def _split_folders(path: Path) -> dict[str, Path]:
     return {part: path / name for part, options in names.items() for name in options if name in here}
 
 
-def _parts(split: str, count: int) -> dict[str, float]:
+def official_parts(split: str, count: int) -> dict[str, float]:
     """The official test set is whole; the official training set gives the validation images away."""
     if split == "test":
         return {"test": 1.0}

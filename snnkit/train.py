@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from snnkit.coding import frames
 from snnkit.cost import duration, estimate
 from snnkit.data import Split
 from snnkit.evaluate import over_time
@@ -83,7 +84,7 @@ def fit(
         say(f"resuming after epoch {len(rows)} of {recipe.epochs}")
     else:
         presentations = 3 * recipe.epochs * len(train) * max(1, recipe.timesteps)
-        cost = estimate(net, train.batch(slice(0, recipe.batch)).to(device), presentations, recipe.precision)
+        cost = estimate(net, _shown(train, recipe).to(device), presentations, recipe.precision)
         say(f"training, forward and backward: {cost}")
 
     for epoch in range(len(rows), recipe.epochs):
@@ -110,6 +111,12 @@ def fit(
     net.eval()
     best_epoch = max(rows, key=lambda row: row["validation"])["epoch"]
     return History(rows, best_epoch, seconds + before.seconds, before.rows)
+
+
+def _shown(train: Split, recipe: Recipe) -> torch.Tensor:
+    """What the net reads at the first step of the first batch."""
+    images = train.batch(slice(0, recipe.batch))
+    return frames(images, recipe.timesteps)[0] if recipe.coding == "frames" else images
 
 
 def _stored(file: Path | None, recipe: Recipe, train: Split, device) -> dict:

@@ -49,7 +49,8 @@ def fresh(
     """The net `name` for images and classes like those of `training`, with weights drawn from torch's `seed`.
 
     `init` "paper" leaves them as `snnkit.models.build` draws them, "unit-variance" rescales them on up to 256 of the
-    images (`unit_variance_init`). `neuron` and `options` (width, dropout, relu, stochmax) as for `build`.
+    images (`unit_variance_init`). `neuron` and `options` (width, dropout, relu, stochmax; `in_channels`, 2 for
+    recordings of events) as for `build`.
 
     Raises what these raise, and ValueError for an unknown init.
     """
@@ -58,9 +59,10 @@ def fresh(
     torch.manual_seed(seed)
     in_channels, size = training.pixels.shape[1], training.pixels.shape[-1]
     shape = {"num_classes": len(training.classes), "in_channels": in_channels, "size": size}
-    net = models.build(name, neuron, **shape, **options)
+    net = models.build(name, neuron, **shape | options)
     if init == "unit-variance":
-        models.unit_variance_init(net, training.subset(min(256, len(training))).images)
+        shown = training.subset(min(256, len(training))).images
+        models.unit_variance_init(net, shown[:, : net.config["in_channels"]])  # of recordings the first frame
     return net
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import traitlets
 
 from snnkit.explorer import LONGEST, SEEDS, Choice, Explorer, Within, as_bytes, script, uniform_draws
-from snnkit.grids import accuracy_explorer, energy_explorer, unroll_explorer
+from snnkit.grids import accuracy_explorer, blocks_explorer, energy_explorer, unroll_explorer
 from snnkit.neurons import RESETS
 
 DRAWS = 40  # of classes, in the stochmax explorer
 
 __all__ = [
     "accuracy_explorer",
+    "blocks_explorer",
     "energy_explorer",
     "junction_explorer",
     "neuron_explorer",

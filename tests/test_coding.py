@@ -148,3 +148,12 @@ def test_pixels_that_are_no_floats_are_refused(encode):
         encode(torch.zeros(1, 2, dtype=torch.uint8), 5)
     with pytest.raises(TypeError, match="ndarray"):
         encode(np.zeros((1, 2)), 5)
+
+
+def test_frames_unstack_a_recording_from_its_channels():
+    train = torch.rand(3, 4, 2, 5, 5)  # [T, B, C, H, W]
+    recordings = torch.stack([torch.cat([*train[:, image]]) for image in range(4)])
+    assert recordings.shape == (4, 6, 5, 5)
+    assert torch.equal(coding.frames(recordings, 3), train)
+    with pytest.raises(ValueError, match="the recordings have 6 channels; give a multiple of timesteps, which is 4"):
+        coding.frames(recordings, 4)

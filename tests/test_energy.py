@@ -182,6 +182,13 @@ def test_the_residual_paths_of_imagenet_nets_cost_what_ms_table_v_counts(depth, 
     assert sum(row.macs for row in found.rows if "conv" in row.layer) == pytest.approx(macs, rel=1e-3)
 
 
+def test_ms_resnet20_for_large_recordings_costs_what_ms_table_v_counts():
+    """Printed: 40.11 M. Stem and first stage halve the map."""
+    net = models.build("ms-resnet20", in_channels=2, size=128).eval()
+    found = account(net, torch.zeros(1, 2, 128, 128), 1, coding="constant")
+    assert sum(row.macs for row in found.rows if ".path." in row.layer) == pytest.approx(40.11e6, rel=1e-4)
+
+
 def test_bad_arguments_get_one_clear_line():
     ann, snn, x = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(IF(), nn.Linear(2, 2)), torch.zeros(1, 2)
     with pytest.raises(ValueError, match="timesteps is None for a spiking net; give the number of timesteps"):

@@ -1,161 +1,22 @@
-"""Events: a moving edge against the closed form, the path, refractory time, noise, frames."""
+"""Event streams: frames, refusals, and the recorded data sets through Tonic."""
 
 import math
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tonic import datasets
+from tonic.io import read_aedat4, read_mnist_file
 
-from snnkit import data
-from snnkit.events import Camera, Events
+from snnkit import checkpoint, coding, events, ledger
+from snnkit.__main__ import main
+from snnkit.events import Events
+from snnkit.paths import data_roots
 
-DARK, BRIGHT, FLOOR = 0.1, 0.8, 0.02
-CONTRAST = math.log((BRIGHT + FLOOR) / (DARK + FLOOR))  # 1.92
-
-
-def edge(bright="left", height=6, width=20, at=8):
-    """A vertical edge between columns `at` - 1 and `at`."""
-    image = torch.full((1, height, width), DARK)
-    side = slice(None, at) if bright == "left" else slice(at, None)
-    image[..., side] = BRIGHT
-    return image
-
-
-def first_leg(events, camera):
-    return events.t <= camera.period / 4
-
-
-@pytest.mark.parametrize("threshold", [0.15, 0.5, 0.9])
-@pytest.mark.parametrize(("bright", "polarity"), [("left", True), ("right", False)])
-def test_a_moving_edge_sends_its_contrast_over_the_threshold_from_every_pixel_that_it_crosses(
-    threshold, bright, polarity
-):
-    # the image moves to the right by 3 pixels in the first leg: the pixels of columns 8 to 10 go through the contrast
-    camera = Camera(threshold=threshold, reach=3.0, looks=64)
-    events = camera.record(edge(bright))
-    early = first_leg(events, camera)
-    each = math.floor(CONTRAST / threshold)
-    assert int(early.sum()) == each * 3 * 6
-    assert events.on[early].unique().tolist() == [polarity]
-    assert events.x[early].unique().tolist() == [8, 9, 10]
-    assert torch.bincount(events.y[early]).tolist() == [3 * each] * 6
-
-
-def test_the_way_back_sends_what_the_way_out_sent_with_the_other_sign():
-    camera = Camera(threshold=0.25, reach=3.0, looks=64)
-    events = camera.record(edge())
-    # out by 2 x 3 columns and back; each change of direction leaves less than a threshold behind
-    assert abs(int(events.on.sum()) - int((~events.on).sum())) <= 6 * 6
-    each = math.floor(CONTRAST / 0.25)
-    assert int(events.on.sum()) == each * 6 * 6
-
-
-def test_a_contrast_below_the_threshold_sends_nothing():
-    assert len(Camera(threshold=CONTRAST + 0.01, reach=3.0).record(edge())) == 0
-    assert len(Camera(threshold=CONTRAST - 0.01, reach=3.0).record(edge())) > 0
-
-
-def test_the_path_is_a_rhombus_that_closes_after_every_loop():
-    path = Camera(reach=2.0, loops=2, looks=8).path()
-    first = [[0, 0], [1, 1], [2, 2], [3, 1], [4, 0], [3, -1], [2, -2], [1, -1]]
-    assert path.tolist() == [*first, *first, [0, 0]]
-
-
-def test_an_image_that_does_not_move_sends_nothing_and_noise_comes_at_its_rate():
-    image = torch.rand(1, 20, 20, generator=torch.Generator().manual_seed(0))
-    assert len(Camera(reach=0.0).record(image)) == 0
-    noisy = Camera(reach=0.0, noise=5.0, loops=50)  # 10 s
-    events = noisy.record(image, torch.Generator().manual_seed(0))
-    expected = 5.0 * 400 * noisy.duration
-    assert abs(len(events) - expected) < 4 * math.sqrt(expected)
-    assert abs(int(events.on.sum()) - expected / 2) < 4 * math.sqrt(expected / 2)
-    again = noisy.record(image, torch.Generator().manual_seed(0))
-    assert torch.equal(again.t, events.t)
-
-
-def test_no_pixel_sends_twice_within_the_refractory_time():
-    image = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0))
-    camera = Camera(threshold=0.1, refractory=0.02, loops=2)
-    events = camera.record(image)
-    assert len(events) > 100
-    free = len(Camera(threshold=0.1, loops=2).record(image))
-    assert len(events) < free
-    place = events.y * 12 + events.x
-    for pixel in place.unique():
-        times = events.t[place == pixel]
-        assert (times.diff() > 0.02 - 1e-9).all()
-
-
-def test_after_its_rest_a_pixel_goes_on_from_what_it_sees():
-    # the last pixel sees columns 3, 2, 1, 2, 3 at 0, 0.1 ... 0.4 s: "off" at 0.1 s, at rest at 0.2 s, where its memory
-    # takes -2.9, from which -1.5 at 0.3 s is more than a threshold up; at rest again at 0.4 s
-    camera = Camera(threshold=1.0, reach=1.0, looks=4, period=0.4, refractory=0.15)
-    logs = torch.tensor([-3.5, -2.9, -1.5, 0.0])
-    events = camera.record((logs.exp() - camera.floor).view(1, 1, 4))
-    last = events.x == 3
-    assert events.t[last].tolist() == pytest.approx([0.05, 0.25])  # in the middle between two looks
-    assert events.on[last].tolist() == [False, True]
-
-
-def test_frames_of_a_batch_are_the_events_of_its_images_gathered():
-    images = data.load("digits", "test", size=16, limit=3)
-    light = images.pixels.float() / 255
-    camera = Camera(threshold=0.3, loops=2)
-    frames = camera.frames(light, 5)
-    assert frames.shape == (5, 3, 2, 16, 16)
-    for place, image in enumerate(light):
-        assert torch.equal(camera.record(image).frames(5), frames[:, place])
-    assert frames.sum((0, 1, 3, 4)).min() > 100  # of both polarities
-
-
-def test_colours_are_seen_by_their_luma():
-    grey = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double()
-    camera, red = Camera(threshold=0.21), torch.cat([grey, torch.zeros(1, 2, 8, 8)], 1)
-    for coloured, plain in ((grey.expand(-1, 3, -1, -1), grey), (red, 0.2989 * grey)):
-        expected = camera.frames(plain, 4)
-        assert (camera.frames(coloured, 4) - expected).abs().sum() < 0.01 * expected.sum()
-    assert (camera.frames(red, 4) - camera.frames(grey, 4)).abs().sum() > 0.1 * expected.sum()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_closed_path_leaves_no_difference_at_any_pixel(dtype):
-    images = data.load("digits", "test", size=16, limit=5).pixels.to(dtype) / 255
-    frames = Camera(loops=3).frames(images, 3)
-    assert torch.equal(frames[:, :, 0], frames[:, :, 1])  # as many "off" as "on", in every loop
-    assert torch.equal(frames[0], frames[2])
-
-
-def test_steps_of_time_are_equal():
-    frames = Camera(reach=0.0, noise=100.0).frames(torch.rand(1, 1, 40, 40), 8, torch.Generator().manual_seed(0))
-    expected = 100.0 * 1600 * 0.2 / 8
-    assert (frames.sum((1, 2, 3, 4)) - expected).abs().max() < 4 * math.sqrt(expected)
-    moving = Camera(looks=8).frames(torch.rand(1, 1, 16, 16), 8).sum((1, 2, 3, 4))
-    assert moving.min() > moving.max() / 3
-
-
-@pytest.mark.parametrize("period", [0.1, 0.3, 0.7])
-@pytest.mark.parametrize("loops", [1, 3, 7])
-def test_every_event_lies_within_the_recording(period, loops):
-    for looks in (4, 12, 28):
-        camera = Camera(period=period, loops=loops, looks=looks, noise=100.0)
-        events = camera.record(torch.rand(1, 4, 4), torch.Generator().manual_seed(0))
-        assert 0 < events.t.min() < events.t.max() < camera.duration
-
-
-def test_a_short_rest_bounds_the_events_between_two_looks():
-    image = edge()
-    free, at_most = (Camera(threshold=0.1, reach=3.0, looks=8, refractory=rest) for rest in (0.0, 0.2 / 8 / 3))
-    counts = [camera.frames(image[None], 8).amax() for camera in (free, at_most)]
-    assert counts[0] > 3
-    assert counts[1] == 3
-
-
-def test_noise_respects_the_rest():
-    camera = Camera(reach=0.0, noise=200.0, refractory=0.05, loops=20)
-    events = camera.record(torch.rand(1, 6, 6), torch.Generator().manual_seed(0))
-    place = events.y * 6 + events.x
-    assert len(events) > 100
-    for pixel in place.unique():
-        assert (events.t[place == pixel].diff() > 0.05 - 1e-9).all()
+SAMPLES = next((path for root in data_roots() if (path := root / "cache" / "events").is_dir()), None)
+samples = pytest.mark.skipif(SAMPLES is None, reason="no recordings in data/cache/events")
 
 
 def test_frames_count_by_bin_polarity_and_place():
@@ -167,24 +28,145 @@ def test_frames_count_by_bin_polarity_and_place():
     assert events.frames(1).sum() == 4
 
 
+def test_frames_can_gather_pixels():
+    t, x, y = torch.zeros(3).double(), torch.tensor([0, 1, 3]), torch.tensor([0, 1, 3])
+    counts = Events(t, x, y, torch.tensor([True, True, False]), (4, 4), 1.0).frames(1, (2, 2))
+    assert counts[0, 1].tolist() == [[2, 0], [0, 0]]
+    assert counts[0, 0].tolist() == [[0, 0], [0, 1]]
+
+
+def test_events_of_an_array_are_sorted_and_begin_at_zero():
+    fields = [("x", int), ("y", int), ("t", np.uint64), ("p", bool)]
+    array = np.array([(1, 2, 3_000_000, True), (4, 5, 1_000_000, False)], dtype=fields)
+    found = Events.from_array(array, (8, 8))
+    assert found.t.tolist() == [0.0, 2.0]
+    assert (found.x.tolist(), found.y.tolist(), found.on.tolist()) == ([4, 1], [5, 2], [False, True])
+    assert found.duration == 2.0
+    with pytest.raises(ValueError, match="the recording holds no event"):
+        Events.from_array(array[:0], (8, 8))
+
+
+# --- recorded data sets ---
+
+
+def nmnist_bytes(rows) -> bytes:
+    """Events (x, y, on, microseconds) as N-MNIST stores them: 8 bits x, 8 bits y, 1 bit polarity, 23 bits time."""
+    return b"".join(bytes([x, y, on << 7 | t >> 16, t >> 8 & 255, t & 255]) for x, y, on, t in rows)
+
+
+@pytest.fixture
+def nmnist(tmp_path, monkeypatch):
+    """Ten recordings of each digit d, with d events in the first half and one in the second."""
+    monkeypatch.setattr(datasets.NMNIST, "_check_exists", lambda self: True)
+    for part in ("Train", "Test"):
+        for digit in range(10):
+            folder = tmp_path / "NMNIST" / part / str(digit)
+            folder.mkdir(parents=True)
+            for number in range(10):
+                rows = [(digit, number, 1, 10 * step) for step in range(digit)] + [(33, 0, 0, 1000)]
+                (folder / f"{number:05}.bin").write_bytes(nmnist_bytes([(0, 33, 0, 0), *rows]))
+    return tmp_path
+
+
+def test_recordings_become_frames_by_polarity(nmnist):
+    split = events.load("nmnist", "test", 2, root=nmnist)
+    assert split.pixels.shape == (100, 4, 34, 34)
+    assert split.describe() == "N-MNIST, test, 100 images"
+    frames = coding.frames(split.images * 255 / events.COUNT, 2)  # [T, B, polarity, H, W]
+    assert torch.allclose(frames[0, :, 1].sum((1, 2)), split.labels.float())
+    assert torch.allclose(frames[1, :, 1].sum((1, 2)), torch.zeros(100))
+    for step, (y, x) in enumerate([(33, 0), (0, 33)]):
+        assert torch.allclose(frames[step, :, 0, y, x], torch.ones(100))
+        assert torch.allclose(frames[step, :, 0].sum((1, 2)), torch.ones(100))
+
+
+def test_recordings_are_split_limited_and_gathered(nmnist):
+    train, validation = (events.load("nmnist", name, 2, root=nmnist) for name in ("train", "validation"))
+    assert (len(train), len(validation)) == (90, 10)
+    assert not {*train.indices.tolist()} & {*validation.indices.tolist()}
+    few = events.load("nmnist", "train", 3, root=nmnist, limit=20, size=17)
+    assert few.pixels.shape == (20, 6, 17, 17)
+    assert torch.bincount(few.labels).tolist() == [2] * 10
+
+
+def test_a_net_is_trained_on_recordings_from_the_command_line(nmnist, monkeypatch, capsys):
+    monkeypatch.setenv("SNNKIT_DATA", str(nmnist / "data"))
+    (nmnist / "NMNIST").rename((nmnist / "data" / "cache").mkdir(parents=True) or nmnist / "data/cache/NMNIST")
+    options = ["--data", "nmnist", "--timesteps", "2", "--epochs", "1", "--width", "0.25", "--size", "17"]
+    for model in ("ms-resnet8", "vgg3"):
+        assert main(["train", model, *options, "--coding", "frames", "--name", "tiny"]) == 0
+        loaded = checkpoint.load("tiny")
+        assert loaded.net.config["in_channels"] == 2
+        assert ledger.load("checkpoints/tiny")["data"] == "N-MNIST, test, 100 images"
+        shutil.rmtree(nmnist / "data" / "cache" / "training")
+    assert main(["train", "ms-resnet8", *options]) == 1
+    assert main(["train", "ms-resnet8", *options, "--data", "digits", "--coding", "frames"]) == 1
+    said = capsys.readouterr().err
+    assert "snnkit: nmnist needs --coding frames --timesteps T" in said
+    assert "snnkit: digits holds images; leave --coding frames out" in said
+
+
+def test_missing_recordings_are_not_fetched(tmp_path, monkeypatch):
+    for kind in (datasets.CIFAR10DVS, datasets.NMNIST):
+        monkeypatch.setattr(kind, "download", lambda self: pytest.fail("fetched"))
+    for name, folder in (("cifar10-dvs", "CIFAR10DVS"), ("nmnist", "NMNIST")):
+        with pytest.raises(FileNotFoundError, match=f"is not in .*{folder}; put its archive there, or give download=T"):
+            events.load(name, "train", 4, root=tmp_path)
+
+
+def test_download_is_passed_on(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets.NMNIST, "download", lambda self: asked.append(self.location_on_system))
+    with pytest.raises(ValueError, match="N-MNIST has only 0 images"):
+        events.load("nmnist", "test", 4, root=tmp_path, download=True)
+    assert asked == [str(tmp_path / "NMNIST")]
+
+
+def test_an_empty_recording_is_named(nmnist):
+    file = nmnist / "NMNIST" / "Test" / "3" / "00004.bin"
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cannot read .*3/00004.bin: the recording holds no event; replace or"):
+        events.load("nmnist", "test", 2, root=nmnist)
+
+
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("given", "words"),
     [
-        (lambda: Camera(threshold=0.0), "threshold is 0.0; it must be above 0"),
-        (lambda: Camera(noise=-1.0), "noise is -1.0; it must be 0 or above"),
-        (lambda: Camera(looks=6), "looks is 6; it must be a multiple of 4"),
-        (lambda: Camera().frames(torch.rand(2, 3, 8, 8) - 0.5, 4), r"intensities in \[0, 1\]; add the mean"),
-        (lambda: Camera().frames(torch.rand(2, 2, 8, 8), 4), r"shape \(2, 2, 8, 8\); give \[B, 1 or 3, H, W\]"),
-        (lambda: Camera(loops=1.5), "loops is 1.5; it must be a whole number"),
-        (lambda: Camera().frames(torch.rand(0, 1, 8, 8), 4), r"shape \(0, 1, 8, 8\)"),
-        (lambda: Camera().frames(torch.rand(2, 1, 8, 8), 33), "timesteps is 33; the camera looks 32 times"),
-        (lambda: Camera().frames(torch.rand(2, 1, 8, 8), 0), "timesteps is 0"),
-        (lambda: Camera().record(torch.rand(1, 8, 8)).frames(0), "timesteps is 0"),
+        (("dvs128", "train", 4), "unknown event data set 'dvs128'; use one of cifar10-dvs, nmnist"),
+        (("nmnist", "val", 4), "unknown split 'val'; use one of train, validation, test"),
+        (("nmnist", "train", 0), "timesteps is 0"),
+        (("nmnist", "train", 4, 64), "size is 64; the sensor of N-MNIST has 34 pixels a side"),
     ],
 )
-def test_bad_values_are_refused_in_one_line(make, words):
+def test_bad_requests_get_one_clear_line(given, words):
+    name, split, timesteps, *size = given
     with pytest.raises(ValueError, match=words):
-        make()
+        events.load(name, split, timesteps, size=size[0] if size else None)
+
+
+@samples
+def test_a_recording_of_nmnist_is_read():
+    found = Events.from_array(
+        read_mnist_file(Path(SAMPLES) / "sample_nmnist.bin", dtype=datasets.NMNIST.dtype), (34, 34)
+    )
+    assert len(found) == 4325
+    assert found.duration == pytest.approx(0.3105, abs=1e-4)  # three saccades of 0.1 s
+    counts = found.frames(3)
+    assert counts.sum() == 4325
+    assert counts.sum((1, 2, 3)).min() > 1000
+
+
+@samples
+def test_a_recording_in_the_format_of_cifar10_dvs_is_read():
+    array = read_aedat4(str(Path(SAMPLES) / "sample.aedat4"))
+    array.dtype.names = ["t", "x", "y", "p"]  # as Tonic's CIFAR10DVS names them
+    found = Events.from_array(array, (240, 320))
+    assert len(found) == found.frames(8).sum() == 111954
+    assert found.duration == pytest.approx(0.589917)
+    assert found.frames(8, (30, 40)).shape == (8, 2, 30, 40)
+
+
+# --- refusals ---
 
 
 def test_events_outside_of_their_sensor_time_or_order_are_refused():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from snnkit import models, simulate
-from snnkit.isometry import gradient_norms, isometry
+from snnkit.isometry import gate_isometry, gradient_norms, isometry
 from snnkit.neurons import LIF
 from snnkit.residual import KINDS, MSLIF, Block, set_gains
 from snnkit.surrogate import rectangle
@@ -110,3 +110,22 @@ def test_blocks_that_do_not_suit_are_named():
     with pytest.raises(ValueError, match="probes is 0"):
         isometry({"0": net[0]}, lambda: net(x), 0)
     assert not net[0]._forward_hooks
+
+
+@pytest.mark.parametrize(("sigma", "threshold", "rate", "width"), [(0.5, 0.5, 0.3, 1.0), (0.2, 0.9, 0.6, 0.5)])
+def test_gate_isometry_is_that_of_neurons_behind_a_sum(sigma, threshold, rate, width):
+    generator = torch.Generator().manual_seed(0)
+    spikes = (torch.rand(1, 200_000, generator=generator) < rate).float()
+    currents = spikes + sigma * torch.randn(1, 200_000, generator=generator)
+    gate = nn.Sequential(LIF(0.25, threshold, surrogate=rectangle(width)))
+    found = isometry({"gate": gate}, lambda: simulate(gate, currents, 1, coding="constant"), probes=1)
+    assert found["gate"] == pytest.approx(gate_isometry(sigma, threshold, rate, width), rel=0.02)
+
+
+def test_half_of_a_window_as_wide_as_the_spike_is_open_at_the_papers_values():
+    # within half a spike of the threshold of half a spike: one deviation around the mean, on one side
+    assert gate_isometry(0.5, 0.5, 0.7) == pytest.approx(0.4772, abs=1e-4)
+    with pytest.raises(ValueError, match=r"width is 0.0; it must be above 0"):
+        gate_isometry(0.5, 0.5, 0.5, 0.0)
+    with pytest.raises(ValueError, match=r"sigma is 0.0; it must be above 0"):
+        gate_isometry(0.0, 0.5, 0.5)

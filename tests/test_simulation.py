@@ -363,6 +363,17 @@ def test_device_moves_net_and_images():
     assert meta.output.shape == (2, 1, 3)
 
 
+def test_recordings_run_as_the_trains_that_they_hold():
+    train = (torch.rand(6, 3, 2, 4, 4, generator=seeded()) * 3).floor()
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), IF(2.0))
+    recordings = train.transpose(0, 1).flatten(1, 2)
+    with torch.no_grad():
+        wanted = simulate(net, train, 6, coding=None)
+        found = simulate(net, recordings, 6, coding="frames", chunk=4)
+    assert torch.equal(found.output, wanted.output)
+    assert found.rates == wanted.rates
+
+
 # --- bad input ---
 
 

@@ -435,6 +435,8 @@ def test_centring_trains_filters_of_mean_zero_as_autograd_would():
         ({"pretrain_epochs": -1}, "pretrain_epochs is -1; it must be 0 or above"),
         ({"pretrain_learning_rate": 0.1}, "pretrain_learning_rate is given without pretrain_epochs"),
         ({"pretrain_epochs": 2}, "pretrain_epochs run at one time step before others; timesteps is 0"),
+        ({"coding": "frames"}, "recordings are for spiking nets; give as many timesteps as they have frames"),
+        ({"coding": "frames", "timesteps": 2, "pretrain_epochs": 2}, "a recording cannot run at one time step"),
         ({"clip": -1.0}, "clip is -1.0; it must be above 0, or 0 for gradients of any size"),
     ],
 )

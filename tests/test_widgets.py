@@ -13,6 +13,7 @@ import traitlets
 
 import snnkit
 from snnkit import energy, models, plots, widgets
+from snnkit.depth import Blocks
 from snnkit.explorer import LONGEST, SEEDS, uniform_draws
 
 FOLDER = Path(snnkit.__file__).parent / "explorers"
@@ -41,6 +42,20 @@ def unrolled(passes=(1, 2)):
         shared = {"parameters": 10, "unshared": 10 * n, "ann": 0.9, "accuracy": [0.5, 0.8], "account": account}
         nets.append(shared | {"passes": n, "thresholds": values | {"fc2": 9.0}, "rates": values})
     return widgets.unroll_explorer(nets, [10, 100], 50)
+
+
+def blocks(kinds=("vanilla", "ms")):
+    """Nets as `snnkit.depth.fresh_blocks` gives them."""
+    return [
+        Blocks(kind, sigma, 0.5, depth, [0.2] * 4, [0.1, None, 0.2], [0.5, 0.7, 1.0])
+        for kind in kinds
+        for sigma in (0.25, 0.5)
+        for depth in (8, 20)
+    ]
+
+
+def residual():
+    return widgets.blocks_explorer(blocks())
 
 
 def test_draws_are_one_fixed_grid_of_uniforms():
@@ -72,7 +87,7 @@ def test_the_stochmax_explorer_ships_forty_draws_of_ten_classes():
     assert np.array_equal(shipped, uniform_draws(10)[:, :40])
 
 
-@pytest.mark.parametrize("make", [*MAKERS, accuracy, priced, unrolled])
+@pytest.mark.parametrize("make", [*MAKERS, accuracy, priced, unrolled, residual])
 def test_the_state_is_json_but_for_its_binary_traits(make):
     state = {name: value for name, value in make().get_state().items() if name != "layout"}
     binary = {name for name, value in state.items() if isinstance(value, bytes | memoryview)}
@@ -82,7 +97,7 @@ def test_the_state_is_json_but_for_its_binary_traits(make):
 
 def test_an_explorer_carries_what_all_share_and_its_own():
     base, files = (FOLDER / "base.js").read_text(encoding="utf-8"), FOLDER.glob("*.js")
-    explorers = [make() for make in (*MAKERS, accuracy, priced, unrolled)]
+    explorers = [make() for make in (*MAKERS, accuracy, priced, unrolled, residual)]
     assert {explorer.explorer for explorer in explorers} | {"base"} == {file.stem for file in files}
     for explorer in explorers:
         own = (FOLDER / f"{explorer.explorer}.js").read_text(encoding="utf-8")
@@ -227,3 +242,15 @@ def test_the_unroll_explorer_has_a_bar_for_every_layer_and_pass():
     assert twice["thresholds"] == [1.0, 2.0, 3.0, 4.0], "neurons only, not the classifier"
     with pytest.raises(traitlets.TraitError, match="passes is 3; the grid has 1, 2"):
         explorer.passes = 3
+
+
+def test_the_blocks_explorer_offers_what_was_computed():
+    explorer = residual()
+    assert (explorer.kind, explorer.sigma, explorer.threshold, explorer.depth) == ("vanilla", 0.5, 0.5, 20)
+    assert (explorer.kinds, explorer.sigmas, explorer.depths) == (["vanilla", "ms"], [0.25, 0.5], [8, 20])
+    with pytest.raises(traitlets.TraitError, match="depth is 56; the grid has 8, 20"):
+        explorer.depth = 56
+    with pytest.raises(ValueError, match="the 7 nets are not all combinations of"):
+        widgets.blocks_explorer(blocks()[1:])
+    with pytest.raises(ValueError, match="the 0 nets are not all combinations"):
+        widgets.blocks_explorer([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import math
 import re
 
 import numpy as np
@@ -12,7 +13,21 @@ import pytest
 import torch
 from torch import nn
 
-from snnkit import coding, convert, energy, grids, junctions, models, neurons, simulate, surrogate, widgets
+from snnkit import (
+    coding,
+    convert,
+    energy,
+    firing,
+    grids,
+    isometry,
+    junctions,
+    models,
+    neurons,
+    simulate,
+    surrogate,
+    widgets,
+)
+from snnkit.depth import Blocks
 from snnkit.explorer import SEEDS, uniform_draws
 from snnkit.stochmax import stochmax
 
@@ -22,6 +37,7 @@ SOURCES = {
     "junction": str(widgets.JunctionExplorer._esm),
     "stochmax": str(widgets.StochmaxExplorer._esm),
     "surrogate": str(widgets.SurrogateExplorer._esm),
+    "blocks": str(grids.BlocksExplorer._esm),
 }
 IMPORT = """async (source) => {
     window.explorers = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
@@ -338,6 +354,22 @@ def test_the_energy_of_the_explorer_is_that_of_account(module):
                 assert timesteps * macs[0] >= sum(macs)
 
 
+def test_gates_on_the_page_are_those_of_snnkit(module):
+    page = module(SOURCES["blocks"])
+    for sigma, threshold, rate in itertools.product((0.1, 0.5, 2.0), (0.25, 0.5, 1.0, 3.0), (0.0, 0.3, 1.0)):
+        ours = page.evaluate(
+            "(given) => [explorers.changeProbability(...given), explorers.gateIsometry(...given)]",
+            [sigma, threshold, rate],
+        )
+        theirs = firing.change_probability(sigma, threshold, rate), isometry.gate_isometry(sigma, threshold, rate)
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    rates = [0.2, 0.3, 0.4, 0.5]
+    norms = page.evaluate("(rates) => explorers.shortcutNorms('vanilla', 0.5, 0.75, rates, 3)", rates)
+    gates = [isometry.gate_isometry(0.5, 0.75, rate) for rate in rates]
+    assert norms == pytest.approx([math.sqrt(gates[0] * gates[1]), math.sqrt(gates[1]), 1], rel=1e-6)
+    assert page.evaluate("(rates) => explorers.shortcutNorms('ms', 0.5, 0.75, rates, 3)", rates) == [1, 1, 1]
+
+
 # ---- the explorers themselves: alone on a page, then wherever the site has them
 
 ALONE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>explorer</title>
@@ -388,7 +420,21 @@ def unroll_widget():
     return widgets.unroll_explorer(nets, [10, 100], 50)
 
 
+def blocks_widget(kind: str = "vanilla"):
+    nets = []
+    for kind_, sigma, threshold, depth in itertools.product(("vanilla", "ms"), (0.25, 0.5), (0.5, 1.0), (8, 56)):
+        blocks = (depth - 2) // 2
+        changes = [None if place and place % (blocks // 3) == 0 else 0.3 * sigma for place in range(blocks)]
+        norms = [1e-5 ** (1 - place / (blocks - 1)) * (place > 0) for place in range(blocks)]
+        nets.append(Blocks(kind_, sigma, threshold, depth, [0.2] * (blocks + 1), changes, norms))
+    widget = widgets.blocks_explorer(nets)
+    widget.kind = kind
+    return widget
+
+
 WIDGETS = {
+    "blocks": blocks_widget,
+    "blocks, ms": lambda: blocks_widget("ms"),
     "energy": energy_widget,
     "energy, direct": lambda: energy_widget(timesteps=2500, rate=1.0, table="fp32", direct=True),
     "unroll": unroll_widget,

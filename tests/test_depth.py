@@ -1,0 +1,56 @@
+"""Fresh residual nets over a grid: rates, changed states and gradient norms by block."""
+
+import pytest
+import torch
+
+from snnkit import data
+from snnkit.depth import block_norms, fresh_blocks
+from snnkit.firing import change_probability
+from snnkit.models import build
+from snnkit.residual import set_gains
+
+
+def digits(count=24, size=16):
+    split = data.load("digits", "train", size=size, limit=count)
+    return split.images, split.labels
+
+
+def test_every_combination_has_its_net():
+    images, labels = digits(8, 8)
+    found = fresh_blocks(["vanilla", "ms"], [0.1, 1.0], [0.5], [8, 14], images, labels, timesteps=2)
+    assert [net[:4] for net in found] == [
+        (kind, sigma, 0.5, depth) for kind in ("vanilla", "ms") for sigma in (0.1, 1.0) for depth in (8, 14)
+    ]
+    for net in found:
+        blocks = (net.depth - 2) // 2
+        assert (len(net.rates), len(net.changed), len(net.norms)) == (blocks + 1, blocks, blocks)
+        halving = blocks // 3, 2 * blocks // 3
+        assert [place for place, share in enumerate(net.changed) if share is None] == [*halving]
+        assert net.norms[-1] == 1
+        assert all(0 < rate < 1 for rate in net.rates)
+
+
+def test_a_vanilla_block_changes_what_equations_7_and_8_say():
+    images, labels = digits()
+    for sigma in (0.25, 0.5, 1.0):
+        (net,) = fresh_blocks(["vanilla"], [sigma], [0.5], [8], images, labels, timesteps=1, width=1.0)
+        expected = change_probability(sigma, 0.5, net.rates[0])
+        assert net.changed[0] == pytest.approx(expected, abs=0.02), "one step: no membrane remembers"
+
+
+def test_blocks_that_are_identities_pass_gradients_on():
+    images, labels = digits(8)
+    net = set_gains(build("ms-resnet20", width=0.25, in_channels=1, size=16).train(), 0.5, 0.0)
+    norms = block_norms(net, images, labels, 3)
+    within = norms[:3], norms[3:6], norms[6:]
+    for stage in within:
+        # the first block of a later stage has a convolution as its shortcut
+        same = stage if stage is within[0] else stage[1:]
+        assert same == pytest.approx([same[-1]] * len(same), rel=1e-4)
+
+
+def test_no_gradient_is_0_and_no_error():
+    images, labels = digits(4, 8)
+    net = build("ms-resnet8", width=0.25, in_channels=1, size=8).train()
+    torch.nn.init.zeros_(net.fc.weight)
+    assert block_norms(net, images, labels, 2) == [0.0] * 3
