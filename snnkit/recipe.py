@@ -11,7 +11,8 @@ from snnkit.coding import check_timesteps
 
 MOMENTUM_SWING = 0.05
 OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("cycle", "cosine", "steps")
+SCHEDULES = ("cycle", "cosine", "steps", "fifths")
+TRANSFORMS = ("", "rotation", "resized-crop", "autoaugment")
 CODINGS = ("constant", "poisson", "frames")
 
 
@@ -22,10 +23,13 @@ class Recipe:
     `optimizer` is "sgd", with Nesterov momentum, or "adam". Under the `schedule` "cycle" the rate rises to
     `learning_rate` within a fifth of the steps and falls to 0, while the momentum falls from 0.05 above `momentum` to
     0.05 below it and rises again (a run of less than 10 steps sees the beginning of that only); under "cosine" the rate
-    falls to 0 along a cosine, under "steps" to a tenth after 60 % and again after 80 % of the steps.
+    falls to 0 along a cosine, under "steps" to a tenth after 60 % and again after 80 % of the steps, under "fifths" to
+    a fifth after 40, 60 and 80 % (MS Table VIII).
     `clip` is the largest norm of a step's gradient, 0: any. `centre` keeps the mean of every filter's weights at zero
     (their gradients too; Yong 2020). Both let deep nets without batch-norm and bias learn at high rates.
-    `augment` shifts images by up to 4 pixels; `flip` mirrors half of them (not for digits). `precision` as for
+    `augment` shifts images by up to 4 pixels; `flip` mirrors half of them (not for digits); `transform` "rotation"
+    turns them by up to 15 degrees (MS Table VIII), "resized-crop" takes crops of many sizes, "autoaugment" does that
+    and then AutoAugment for ImageNet (MS Table X), both as in torchvision. `precision` as for
     `snnkit.simulate`, and so for spiking nets `timesteps`, `coding` and `recompute`; their answer is the mean of the
     readout over time. With `pretrain_epochs` above 0 it first learns for so many epochs at a single time step, on a
     schedule of its own up to `pretrain_learning_rate` (0: `learning_rate`), and goes on from its best ones (MS
@@ -44,6 +48,7 @@ class Recipe:
     centre: bool = False
     augment: bool = True
     flip: bool = True
+    transform: str = ""
     seed: int = 0
     precision: str = "auto"
     timesteps: int = 0
@@ -63,7 +68,7 @@ class Recipe:
                 f"momentum is {self.momentum}; it must lie in [{MOMENTUM_SWING}, {1 - MOMENTUM_SWING}), "
                 f"for it cycles {MOMENTUM_SWING} up and down"
             )
-        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "coding": CODINGS}
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "coding": CODINGS, "transform": TRANSFORMS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(map(repr, known))}")
@@ -76,6 +81,8 @@ class Recipe:
             raise ValueError(f"pretrain_epochs run at one time step before others; timesteps is {self.timesteps}")
         if self.coding == "frames" and not self.timesteps:
             raise ValueError("recordings are for spiking nets; give as many timesteps as they have frames")
+        if self.coding == "frames" and self.transform:
+            raise ValueError(f"transform {self.transform!r} is for images; leave it out for recordings")
         if self.coding == "frames" and self.pretrain_epochs:
             raise ValueError("a recording cannot run at one time step; leave pretrain_epochs at 0")
         if self.timesteps:
@@ -103,8 +110,9 @@ class Recipe:
         schedulers = torch.optim.lr_scheduler
         if self.schedule == "cosine":
             return schedulers.CosineAnnealingLR(optimizer, steps)
-        if self.schedule == "steps":
-            return schedulers.MultiStepLR(optimizer, [round(0.6 * steps), round(0.8 * steps)])
+        if self.schedule in ("steps", "fifths"):
+            factor, places = (0.1, (0.6, 0.8)) if self.schedule == "steps" else (0.2, (0.4, 0.6, 0.8))
+            return schedulers.MultiStepLR(optimizer, [round(place * steps) for place in places], factor)
         return schedulers.OneCycleLR(
             optimizer,
             self.learning_rate,

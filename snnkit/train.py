@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from snnkit.augment import augmented
 from snnkit.coding import frames
 from snnkit.cost import duration, estimate
 from snnkit.data import Split
@@ -154,12 +155,7 @@ def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, sched
         torch.manual_seed(1_000_003 * recipe.seed + epoch)
         batches = tqdm(order.split(recipe.batch), f"epoch {epoch + 1}", leave=False, disable=not bar)
         for index in batches:
-            images = train.batch(index)
-            if recipe.augment:
-                images = shift(images, 4, generator)
-            if recipe.flip:
-                mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-                images = torch.where(mirrored, images.flip(-1), images)
+            images = augmented(train, index, recipe, generator)
             images = images.to(device, memory_format=torch.channels_last)
             logits, rates = _answer(net, images, recipe, generator)
             loss = loss_of(logits, train.labels[index].to(device))
@@ -227,17 +223,6 @@ def _centre(filters: Iterable[torch.Tensor]) -> None:
     """Subtract from each filter [O, I, ...] its mean over all but the first dimension, in place."""
     for weight in filters:
         weight -= weight.mean(tuple(range(1, weight.dim())), keepdim=True)
-
-
-def shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
-    """Move each image [B, C, H, W] by up to `pixels` in both directions; what comes in is 0, the training mean."""
-    count, _, height, width = images.shape
-    padded = F.pad(images, (pixels,) * 4)
-    offsets = torch.randint(0, 2 * pixels + 1, (2, count, 1), generator=generator)
-    rows = (offsets[0] + torch.arange(height))[:, None, :, None]
-    columns = (offsets[1] + torch.arange(width))[:, None, None, :]
-    image = torch.arange(count)[:, None, None, None]
-    return padded[image, torch.arange(images.shape[1])[None, :, None, None], rows, columns]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from snnkit.neurons import IF, LIF
 from snnkit.recipe import Recipe
 from snnkit.stochmax import Stochmax
 from snnkit.surrogate import rectangle, triangle
-from snnkit.train import evaluate, fit, shift
+from snnkit.train import evaluate, fit
 
 TOY = Recipe(epochs=4, batch=16, learning_rate=0.1, augment=False, flip=False, precision="fp32")
 
@@ -97,7 +97,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monk
         if stop_at == "after an epoch" and line.startswith("epoch 2/"):
             raise Stopped
 
-    calls, real = [], train.shift
+    calls, real = [], train.augmented
 
     def counted(*arguments):
         calls.append(arguments)
@@ -106,7 +106,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monk
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "shift", counted)
+        patch.setattr(train, "augmented", counted)
         with pytest.raises(Stopped):
             fit(toy_net(), *splits, recipe, tmp_path, say=stop)
     lines, resumed = [], toy_net(seed=99)  # another process would start from other weights
@@ -278,7 +278,7 @@ def test_adam_and_the_schedules_move_as_torchs_own():
     assert adam.defaults["betas"] == (0.8, 0.999)
     assert adam.defaults["weight_decay"] == 0.01
     rates = {}
-    for schedule in ("cosine", "steps"):
+    for schedule in ("cosine", "steps", "fifths"):
         recipe = replace(TOY, schedule=schedule)
         optimizer = recipe.make_optimizer(net)
         way, rates[schedule] = recipe.make_schedule(optimizer, 10), []
@@ -288,6 +288,7 @@ def test_adam_and_the_schedules_move_as_torchs_own():
             way.step()
     assert rates["cosine"] == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 10)) for step in range(10)])
     assert rates["steps"] == pytest.approx([0.1] * 6 + [0.01] * 2 + [0.001] * 2)
+    assert rates["fifths"] == pytest.approx([0.1] * 4 + [0.02] * 2 + [0.004] * 2 + [0.0008] * 2)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
@@ -429,12 +430,14 @@ def test_centring_trains_filters_of_mean_zero_as_autograd_would():
         ({"momentum": 0.0}, r"momentum is 0.0; it must lie in \[0.05, 0.95\)"),
         ({"momentum": 1.0}, r"momentum is 1.0"),
         ({"optimizer": "sdg"}, "optimizer is 'sdg'; use one of 'sgd', 'adam'"),
-        ({"schedule": "step"}, "schedule is 'step'; use one of 'cycle', 'cosine', 'steps'"),
+        ({"schedule": "step"}, "schedule is 'step'; use one of 'cycle', 'cosine', 'steps', 'fifths'"),
         ({"coding": None}, "coding is None; use one of 'constant', 'poisson'"),
         ({"timesteps": -3}, "timesteps is -3"),
         ({"pretrain_epochs": -1}, "pretrain_epochs is -1; it must be 0 or above"),
         ({"pretrain_learning_rate": 0.1}, "pretrain_learning_rate is given without pretrain_epochs"),
         ({"pretrain_epochs": 2}, "pretrain_epochs run at one time step before others; timesteps is 0"),
+        ({"transform": "crop"}, "transform is 'crop'; use one of '', 'rotation', 'resized-crop', 'autoaugment'"),
+        ({"coding": "frames", "timesteps": 2, "transform": "rotation"}, "transform 'rotation' is for images"),
         ({"coding": "frames"}, "recordings are for spiking nets; give as many timesteps as they have frames"),
         ({"coding": "frames", "timesteps": 2, "pretrain_epochs": 2}, "a recording cannot run at one time step"),
         ({"clip": -1.0}, "clip is -1.0; it must be above 0, or 0 for gradients of any size"),
@@ -446,17 +449,6 @@ def test_a_recipe_that_cannot_work_is_refused(changes, words):
 
 
 # --- augmentation and evaluation ---
-
-
-def test_shift_moves_each_image_whole_and_fills_with_the_mean():
-    images = torch.rand(60, 2, 8, 8) + 1
-    moved = shift(images, 2, torch.Generator().manual_seed(0))
-    padded, offsets = nn.functional.pad(images, (2,) * 4), set()
-    for image, result in zip(padded, moved, strict=True):
-        places = [(i, j) for i in range(5) for j in range(5) if torch.equal(image[:, i : i + 8, j : j + 8], result)]
-        assert len(places) == 1
-        offsets.update(places)
-    assert len(offsets) > 15  # 25 are possible
 
 
 def test_images_are_flipped_half_the_time_only_if_asked(monkeypatch):
