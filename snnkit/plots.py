@@ -46,6 +46,12 @@ COLOURS = {
     "vgg3x4": "#D55E00",
     "softmax": "#000000",
     "stochmax": "#009E73",
+    "plain": "#CC79A7",
+    "vanilla": "#D55E00",
+    "no-interblock-lif": "#009E73",
+    "ms": "#0072B2",
+    "sr-b": "#56B4E9",
+    "sr-c": "#E69F00",
     "positive": "#0072B2",
     "negative": "#D55E00",
 }
@@ -64,11 +70,18 @@ LABELS = {
     "constraint-3-data": "constraint 3, plain layers by data",
     "basic-gains": "basic, with gains",
     "gains": "constraint 1, with gains",
+    "plain": "plain",
+    "vanilla": "vanilla",
+    "no-interblock-lif": "without inter-block LIF",
+    "ms": "MS",
+    "sr-b": "SR-B",
+    "sr-c": "SR-C",
 }
 # colour is never the only difference
 DASHES = {"ann": "--", "model": ":", "percentile": "-.", "subtract": "--", "basic": ":", "constraint-1": "-."}
 DASHES |= {"constraint-2": "--", "constraint-3-data": ":", "basic-gains": (0, (3, 1)), "gains": (0, (5, 1, 1, 1, 1, 1))}
 DASHES |= {"softmax": "--", "scratch": ":", "converted": "-.", "scaled": "--"}
+DASHES |= {"plain": ":", "vanilla": "--", "no-interblock-lif": "-.", "sr-b": (0, (5, 1)), "sr-c": (0, (3, 1, 1, 1))}
 MARKERS = {"model": "^", "data": "s", "percentile": "D", "spike-norm": "o", "zero": "v", "subtract": "o", "basic": "^"}
 MARKERS |= {
     "constraint-1": "v",
@@ -87,6 +100,7 @@ MARKERS |= {
     "scratch": "D",
     "scaled": "^",
 }
+MARKERS |= {"plain": "^", "vanilla": "s", "no-interblock-lif": "D", "ms": "o", "sr-b": "v", "sr-c": "P"}
 MARKERS |= {
     "resnet20": "o",
     "vgg16": "s",
@@ -211,6 +225,21 @@ def spike_image(axes, values, title: str = ""):
         shown = 1 + np.abs(values)[..., None] * (ends[(values > 0).astype(int)] - 1)  # [H, W] -> [H, W, 3]
     axes.imshow(shown, interpolation="nearest")
     axes.set(xticks=[], yticks=[], title=title)
+    axes.grid(visible=False)
+
+
+def contours(axes, x, y, values, title: str = ""):
+    """Contour lines of `values` [len(x), len(y)] over a plane, labelled, on a logarithmic scale where all are above 0.
+
+    Values that are not finite are left out. `x` runs to the right.
+    """
+    values = np.ma.masked_invalid(np.asarray(values, dtype=float))
+    low, high = float(values.min()), float(values.max())
+    levels = np.geomspace(low, high, 9) if 0 < low < high else np.linspace(low, high if high > low else low + 1, 9)
+    colours = matplotlib.colors.LinearSegmentedColormap.from_list("depth", [COLOURS["positive"], COLOURS["negative"]])
+    drawn = axes.contour(x, y, values.T, levels=levels[1:-1], cmap=colours, linewidths=1.5)
+    axes.clabel(drawn, fmt="%.2g", fontsize=9, colors="#000000")
+    axes.set(xlabel="first direction", title=title, aspect="equal")
     axes.grid(visible=False)
 
 

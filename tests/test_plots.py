@@ -213,3 +213,23 @@ def test_a_table_escapes_its_content():
 def test_a_table_needs_a_file_name_and_a_caption(name, caption, line):
     with pytest.raises(ValueError, match=re.escape(line)):
         plots.table(pd.DataFrame({"a": [1]}), name, caption)
+
+
+def test_contours_run_where_the_values_are():
+    """Circles around (0.5, -0.25): `x` is the first dimension, and runs to the right."""
+    steps = np.linspace(-1, 1, 41)
+    values = (steps[:, None] - 0.5) ** 2 + (steps[None] + 0.25) ** 2 + 0.01
+    fig, axes = plots.figure()
+    plots.contours(axes, steps, steps, values, title="a bowl")
+    (lines,) = (c for c in axes.collections if len(c.get_paths()) > 3)
+    innermost = next(path for path in lines.get_paths() if len(path.vertices))
+    assert innermost.vertices.mean(0) == pytest.approx([0.5, -0.25], abs=0.1)
+    assert axes.get_title() == "a bowl"
+
+
+def test_contours_leave_out_what_is_not_finite():
+    values = np.array([[1.0, 2.0], [np.inf, 3.0]])
+    fig, axes = plots.figure()
+    plots.contours(axes, [0, 1], [0, 1], values)
+    plots.contours(axes, [0, 1], [0, 1], np.ones((2, 2)))  # nothing to draw a line around
+    assert plots.show(fig, "Two planes without much on them.").html
