@@ -219,7 +219,7 @@ def test_contours_run_where_the_values_are():
     """Circles around (0.5, -0.25): `x` is the first dimension, and runs to the right."""
     steps = np.linspace(-1, 1, 41)
     values = (steps[:, None] - 0.5) ** 2 + (steps[None] + 0.25) ** 2 + 0.01
-    fig, axes = plots.figure()
+    _, axes = plots.figure()
     plots.contours(axes, steps, steps, values, title="a bowl")
     (lines,) = (c for c in axes.collections if len(c.get_paths()) > 3)
     innermost = next(path for path in lines.get_paths() if len(path.vertices))
