@@ -164,15 +164,19 @@ def record_trials(
     return entry
 
 
-def trials_table(entries: Sequence[dict]) -> pd.DataFrame:
-    """Records of `record_trials`, a row each: accuracy with its interval, the least rate of a layer, the energy."""
+def trials_table(entries: Sequence[dict], table: str = "int32") -> pd.DataFrame:
+    """Records of `record_trials`, a row each: accuracy with its interval, the least rate of a layer, the energy.
+
+    `table` is a name of `energy.TABLES`.
+    """
     rows = []
     for entry in entries:
         details, (low, high) = entry["details"], entry["interval"]
         least = min(details["rates"].values(), default=float("nan"))
         row = [entry["what"], entry["count"], entry["value"], f"{low:.1f} to {high:.1f}", least]
-        rows.append([*row, details["ratios"]["int32"]])
-    columns = ["net", "test images", "accuracy (%)", "95 % interval", "least rate of a layer", "energy, ANN / SNN"]
+        rows.append([*row, details["ratios"][table]])
+    columns = ["net", "test images", "accuracy (%)", "95 % interval", "least rate of a layer"]
+    columns.append(f"energy, ANN / SNN ({table})")
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -30,9 +30,9 @@ export function shortcutNorms(kind, sigma, threshold, rates, blocks) {
 
 function blocksExplorer(context) {
   const { model } = context, get = (name) => model.get(name), nets = get("nets");
-  const names = { vanilla: "vanilla: LIF after the sum", ms: "MS: no neuron after the sum" };
+  const names = { vanilla: "vanilla", ms: "MS" };
   const controls = [
-    { ...trait(model, "kind"), label: "Block", options: get("kinds").map((kind) => [kind, names[kind]]) },
+    { ...trait(model, "kind"), label: "Block", options: get("kinds").map((kind) => [kind, names[kind] ?? kind]) },
     stops(model, "sigma", "σ of the residual path", get("sigmas"), short),
     stops(model, "threshold", "Threshold V", get("thresholds"), short),
     stops(model, "depth", "Depth (layers)", get("depths"), String),
