@@ -17,7 +17,7 @@ from snnkit import checkpoint, data, evaluate, events, keep_memory, ledger, mode
 from snnkit.convert import METHODS
 from snnkit.neurons import LIF, RESETS
 from snnkit.paths import data_root
-from snnkit.recipe import Recipe
+from snnkit.recipe import CHOICES, Recipe
 from snnkit.report import convert_and_report
 from snnkit.residual import MSLIF
 from snnkit.topologies import HYBRIDS
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     keep_memory()
     try:
         options.run(options)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"snnkit: {error}", file=sys.stderr)
         return 1
     return 0
@@ -60,7 +60,6 @@ def train(options) -> None:
     usual = 0.0 if residual.NAME.fullmatch(options.model) else 0.2
     dropout = usual if options.dropout is None else options.dropout
     shape = {"width": options.width, "dropout": dropout, "relu": _relu(options), "stochmax": options.stochmax}
-    shape |= {"in_channels": 2} if recipe.coding == "frames" else {}
     neuron = _neuron(options) if recipe.timesteps else None
     net = trials.fresh(options.model, train_split, neuron, seed=recipe.seed, init=init, **shape)
     folder = data_root() / "cache" / "training" / name
@@ -108,11 +107,9 @@ def train(options) -> None:
 
 def _split(options, recipe: Recipe, split: str, mean: torch.Tensor | None = None, limit: int | None = None):
     """A split of the images, or of the recordings, that the options name."""
-    recorded, framed = options.data in events.DATASETS, recipe.coding == "frames"
-    if recorded != framed:
-        wanted = "needs --coding frames --timesteps T" if recorded else "holds images; leave --coding frames out"
-        raise ValueError(f"{options.data} {wanted}")
-    if recorded:
+    if options.data in events.DATASETS:
+        if recipe.coding != "frames":
+            raise ValueError(f"{options.data} holds recordings; give --coding frames --timesteps T")
         return events.load(options.data, split, recipe.timesteps, size=options.size, limit=limit)
     size = models.default_size(options.model) if options.size is None else options.size
     return data.load(options.data, split, size=size, limit=limit, mean=mean)
@@ -234,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", required=True, help=f"one of {', '.join([*sources.NAMES, *events.DATASETS])}")
     command.add_argument("--name", help="name of the checkpoint (default: MODEL-DATA)")
     command.add_argument("--width", type=float, default=1.0, help="scale of the channel counts (default 1)")
-    command.add_argument("--size", type=int, help="side of the images in pixels (default: the net's own)")
+    command.add_argument("--size", type=int, help="side of the images in pixels (default: the net's, or the sensor's)")
     command.add_argument("--dropout", type=float, help="its probability (default 0.2; spiking resnets: 0)")
     command.add_argument("--limit", type=int, help="train on this many images only, class-balanced")
     init = "initial weights (default unit-variance; resnets: paper)"
@@ -256,7 +253,9 @@ def _parser() -> argparse.ArgumentParser:
         if isinstance(default, bool):
             command.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
         else:
-            command.add_argument(flag, type=type(default), default=default, help=f"(default {default})")
+            known = ", ".join(choice for choice in CHOICES.get(field.name, ()) if choice)
+            told = f"{known} (default {default or 'none'})" if known else f"(default {default})"
+            command.add_argument(flag, type=type(default), default=default, help=told)
 
     command = commands.add_parser("convert", help="convert a network and report on it", allow_abbrev=False)
     command.set_defaults(run=convert)

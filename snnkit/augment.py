@@ -15,11 +15,11 @@ def augmented(split: Split, index: torch.Tensor, recipe: Recipe, generator: torc
 
     Shifts and mirrors are drawn from `generator`, what torchvision draws from torch's global one.
     """
-    images = split.batch(index)
+    pixels = split.pixels[index]
     if recipe.transform:
-        chain = _transform(recipe.transform, images.shape[-1])
-        pixels = split.pixels[index]
-        images = torch.stack([chain(image) for image in pixels]).float() / 255 - split.mean
+        chain = _transform(recipe.transform, pixels.shape[-1])
+        pixels = torch.stack([chain(image) for image in pixels])
+    images = pixels.float() / 255 - split.mean
     if recipe.augment:
         images = shift(images, 4, generator)
     if recipe.flip:

@@ -13,8 +13,10 @@ from torchvision.transforms.functional import rgb_to_grayscale
 from snnkit.coding import check_timesteps
 from snnkit.data import Split
 from snnkit.events import Events, as_pixels
+from snnkit.sources import SPLITS
 
 CORNERS = ((0.0, 0.0), (1.0, 1.0), (2.0, 0.0), (1.0, -1.0), (0.0, 0.0))  # of the path, in units of `reach`: x, y
+BATCH = 250  # images that are recorded at once
 
 
 @dataclass(frozen=True)
@@ -124,18 +126,20 @@ class Camera:
         return noise
 
 
-def recorded(split: Split, camera: Camera, timesteps: int, seed: int = 0, batch: int = 250) -> Split:
+def recorded(split: Split, camera: Camera, timesteps: int, seed: int = 0) -> Split:
     """The images of `split` as `camera` sees them, `timesteps` frames each, for `coding="frames"`.
 
-    Noise is drawn with `seed`. The images must be in memory (`Split.images` says how many fit).
+    Noise is drawn with `seed`, other noise for another split. The images must be in memory (`Split.images` says how
+    many fit), and `snnkit.events.as_pixels` how many events a pixel can send in a frame.
     """
-    generator, pixels = torch.Generator().manual_seed(seed), []
-    for index in torch.arange(len(split)).split(batch):
+    generator, pixels = torch.Generator().manual_seed(len(SPLITS) * seed + SPLITS.index(split.split)), []
+    for index in torch.arange(len(split)).split(BATCH):
         frames = camera.frames(split.pixels[index].float() / 255, timesteps, generator)
         pixels.append(as_pixels(frames.transpose(0, 1)))
     recordings = torch.cat(pixels)
     mean = torch.zeros(recordings.shape[1:])
-    return replace(split, pixels=recordings, mean=mean, label=f"{split.label}, simulated events")
+    label = f"{split.label}, simulated events ({camera}, {timesteps} frames, seed {seed})"
+    return replace(split, pixels=recordings, mean=mean, label=label, frames=timesteps)
 
 
 def _light(images: torch.Tensor) -> torch.Tensor:
@@ -143,7 +147,9 @@ def _light(images: torch.Tensor) -> torch.Tensor:
     if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise ValueError(f"images has shape {tuple(images.shape)}; give [B, 1 or 3, H, W]")
     if not (images.is_floating_point() and images.min() >= 0 and images.max() <= 1):
-        raise ValueError("images must hold intensities in [0, 1]; add the mean that was subtracted from them")
+        raise ValueError(
+            "images must hold intensities in [0, 1]; divide bytes by 255, add the mean that was subtracted from them"
+        )
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     return images if images.shape[1] == 1 else rgb_to_grayscale(images)
 

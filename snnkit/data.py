@@ -26,7 +26,8 @@ class Split:
 
     `pixels` uint8 [N, C, H, W], in memory or, if they are too many, left in their files and read batch by batch;
     `labels` int64 [N]; `mean` float32 [C, H, W], the training set's mean per pixel in [0, 1]; `indices` the images'
-    positions in the full split; `label` the name to quote beside a number.
+    positions in the full split; `label` the name to quote beside a number; `frames`: recordings, of so many frames, one
+    behind another along the channels (`snnkit.coding.frames`), 0: still images.
     """
 
     pixels: torch.Tensor | Unread
@@ -37,6 +38,7 @@ class Split:
     name: str
     label: str
     split: str
+    frames: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)

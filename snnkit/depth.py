@@ -36,11 +36,14 @@ class Blocks(NamedTuple):
 def block_norms(net: SpikingResNet, images: torch.Tensor, labels: torch.Tensor, timesteps: int) -> list[float]:
     """The norm of the loss's gradient at each block's input over that at the last block's; 0 where nothing arrives.
 
-    `images` [B, C, H, W] as constant currents, cross-entropy of the mean readout with `labels` [B].
+    `images` [B, C, H, W] as constant currents, cross-entropy of the mean readout with `labels` [B]. In training mode
+    batch-norms take the statistics of these images.
     """
+    chunk = None if net.training else timesteps
 
     def loss() -> torch.Tensor:
-        return F.cross_entropy(simulate(net, images, timesteps, coding="constant").output.mean(0), labels)
+        answer = simulate(net, images, timesteps, coding="constant", chunk=chunk).output.mean(0)
+        return F.cross_entropy(answer, labels)
 
     norms = [*gradient_norms({str(place): block for place, block in enumerate(net.blocks)}, loss).values()]
     return [norm / norms[-1] if norms[-1] else 0.0 for norm in norms]
@@ -62,14 +65,22 @@ def fresh_blocks(
 
     Batch-norms take their statistics from `images` [B, C, H, W]; the last of every residual path has the gain `sigma`,
     so that is the deviation of what the path brings, all others have the threshold (tdBN). `bar` shows progress.
+
+    Raises ValueError for other kinds, or a sigma below 0.
     """
+    if unknown := set(kinds) - {"vanilla", "ms"}:
+        raise ValueError(f"kinds names {', '.join(sorted(unknown))}; use 'vanilla' and 'ms'")
+    if not min(sigmas) >= 0:
+        raise ValueError(f"sigmas is {list(sigmas)}; a deviation must be 0 or above")
     found = []
     grid = list(itertools.product(kinds, sigmas, thresholds, depths))
     for kind, sigma, threshold, depth in tqdm(grid, "fresh nets", leave=False, disable=not bar):
-        torch.manual_seed(seed)
         shape = {"width": width, "in_channels": images.shape[1], "size": images.shape[-1]}
         classes = max(2, int(labels.max()) + 1)
-        net = build(f"{kind}-resnet{depth}", partial(MSLIF, threshold=threshold), num_classes=classes, **shape).train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = build(f"{kind}-resnet{depth}", partial(MSLIF, threshold=threshold), num_classes=classes, **shape)
+        net.train()
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.constant_(module.weight, threshold)

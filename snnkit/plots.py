@@ -231,15 +231,17 @@ def spike_image(axes, values, title: str = ""):
 def contours(axes, x, y, values, title: str = ""):
     """Contour lines of `values` [len(x), len(y)] over a plane, labelled, on a logarithmic scale where all are above 0.
 
-    Values that are not finite are left out. `x` runs to the right.
+    Values that are not finite are left out. `x` runs to the right. Raises ValueError if none is finite.
     """
     values = np.ma.masked_invalid(np.asarray(values, dtype=float))
+    if not values.count():
+        raise ValueError("values holds no finite number; give some to draw lines around")
     low, high = float(values.min()), float(values.max())
     levels = np.geomspace(low, high, 9) if 0 < low < high else np.linspace(low, high if high > low else low + 1, 9)
     colours = matplotlib.colors.LinearSegmentedColormap.from_list("depth", [COLOURS["positive"], COLOURS["negative"]])
     drawn = axes.contour(x, y, values.T, levels=levels[1:-1], cmap=colours, linewidths=1.5)
     axes.clabel(drawn, fmt="%.2g", fontsize=9, colors="#000000")
-    axes.set(xlabel="first direction", title=title, aspect="equal")
+    axes.set(title=title, aspect="equal")
     axes.grid(visible=False)
 
 

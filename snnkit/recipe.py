@@ -10,10 +10,12 @@ from torch import nn
 from snnkit.coding import check_timesteps
 
 MOMENTUM_SWING = 0.05
-OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("cycle", "cosine", "steps", "fifths")
-TRANSFORMS = ("", "rotation", "resized-crop", "autoaugment")
-CODINGS = ("constant", "poisson", "frames")
+CHOICES = {
+    "optimizer": ("sgd", "adam"),
+    "schedule": ("cycle", "cosine", "steps", "fifths"),
+    "coding": ("constant", "poisson", "frames"),
+    "transform": ("", "rotation", "resized-crop", "autoaugment"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ class Recipe:
                 f"momentum is {self.momentum}; it must lie in [{MOMENTUM_SWING}, {1 - MOMENTUM_SWING}), "
                 f"for it cycles {MOMENTUM_SWING} up and down"
             )
-        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "coding": CODINGS, "transform": TRANSFORMS}
-        for name, known in choices.items():
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(map(repr, known))}")
         for name in ("pretrain_epochs", "pretrain_learning_rate"):

@@ -64,6 +64,15 @@ def choose(pixels: torch.Tensor | Unread, index) -> torch.Tensor | Unread:
     return pixels[index] if isinstance(pixels, torch.Tensor) else _held(pixels.read, pixels.positions[index])
 
 
+def check_memory(count: int, channels: int, size: int) -> None:
+    """Raise ValueError if so many images [channels, size, size] are too many to be read at once."""
+    if (wanted := count * channels * size * size) > MEMORY_LIMIT:
+        raise ValueError(
+            f"{count} images of size {size} take {wanted / 2**30:.0f} GiB at once; take at most "
+            f"{MEMORY_LIMIT // (channels * size * size)} (limit=)"
+        )
+
+
 def _held(read, positions: torch.Tensor) -> torch.Tensor | Unread:
     one = read(positions[:1])
     if one.numel() * len(positions) <= MEMORY_LIMIT:
@@ -195,11 +204,7 @@ def _files(samples: Sequence[tuple[str, int]], classes, label: str, size: int, p
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
     def read(positions: torch.Tensor) -> torch.Tensor:
-        if (wanted := len(positions) * 3 * size * size) > MEMORY_LIMIT:
-            raise ValueError(
-                f"{len(positions)} images of size {size} take {wanted / 2**30:.0f} GiB at once; take at most "
-                f"{MEMORY_LIMIT // (3 * size * size)} (limit=)"
-            )
+        check_memory(len(positions), 3, size)
         with ThreadPoolExecutor() as pool:
             return torch.stack(list(pool.map(decode, (samples[i][0] for i in positions.tolist()))))
 

@@ -65,6 +65,7 @@ def fit(
     that is no number, OSError if the folder cannot be written.
     """
     _check_neurons(net, recipe)
+    _check_images(net, recipe, train)
     state_file = Path(folder) / "state.pt" if folder is not None else None
     state = _stored(state_file, recipe, train, device)
     before = History(state.get("pretraining", []), 0, state.get("pretraining seconds", 0.0))
@@ -98,6 +99,7 @@ def fit(
         rows.append({"epoch": epoch + 1, "loss": loss, "validation": accuracy} | ({"rates": rates} if rates else {}))
         if state_file is not None:
             state = {"recipe": asdict(recipe), "images": train.describe(), "net": net.state_dict(), "rows": rows}
+            state["shape"] = list(train.pixels.shape[1:])
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             state |= {"best": best, "seconds": seconds}
             state |= {"pretraining": before.rows, "pretraining seconds": before.seconds}
@@ -125,10 +127,13 @@ def _stored(file: Path | None, recipe: Recipe, train: Split, device) -> dict:
     if file is None or not file.is_file():
         return {}
     state = torch.load(file, map_location=device, weights_only=True)
-    # a recipe that was stored before a field came to be has its usual value
-    if asdict(Recipe()) | state["recipe"] != asdict(recipe) or state["images"] != train.describe():
+    # a recipe that was stored before a field came to be has its usual value; shapes were not stored at first
+    shape = list(train.pixels.shape[1:])
+    same = state["images"] == train.describe() and state.get("shape", shape) == shape
+    if asdict(Recipe()) | state["recipe"] != asdict(recipe) or not same:
         raise ValueError(
-            f"{file} belongs to another run ({state['recipe']} on {state['images']}); use another folder or delete it"
+            f"{file} belongs to another run ({state['recipe']} on {state['images']}, "
+            f"{state.get('shape', shape)}); use another folder or delete it"
         )
     return state
 
@@ -142,6 +147,19 @@ def _check_neurons(net: nn.Module, recipe: Recipe) -> None:
     blocked = [name for name, neuron in neurons.items() if neuron.surrogate is None]
     if blocked:
         raise ValueError(f"neurons {', '.join(blocked)} let no gradient through; build the net with a surrogate")
+
+
+def _check_images(net: nn.Module, recipe: Recipe, train: Split) -> None:
+    steps = recipe.timesteps if recipe.coding == "frames" else 0
+    if train.frames != steps:
+        held = f"recordings of {train.frames} frames" if train.frames else "still images"
+        wanted = f"coding 'frames' and timesteps {train.frames}" if train.frames else "another coding than 'frames'"
+        raise ValueError(f"{train.label} holds {held}; the recipe needs {wanted}")
+    channels, config = train.pixels.shape[1] // max(1, steps), getattr(net, "config", {})
+    if config.get("in_channels", channels) != channels:
+        raise ValueError(
+            f"the net reads {config['in_channels']} channels, {train.label} has {channels}; build it for them"
+        )
 
 
 def _train_epoch(net, train: Split, recipe: Recipe, epoch: int, optimizer, schedule, device, say, bar) -> float:

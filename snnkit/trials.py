@@ -49,20 +49,20 @@ def fresh(
     """The net `name` for images and classes like those of `training`, with weights drawn from torch's `seed`.
 
     `init` "paper" leaves them as `snnkit.models.build` draws them, "unit-variance" rescales them on up to 256 of the
-    images (`unit_variance_init`). `neuron` and `options` (width, dropout, relu, stochmax; `in_channels`, 2 for
-    recordings of events) as for `build`.
+    images (`unit_variance_init`), of recordings on their first frames. `neuron` and `options` (width, dropout, relu,
+    stochmax) as for `build`.
 
     Raises what these raise, and ValueError for an unknown init.
     """
     if init not in INITS:
         raise ValueError(f"init is {init!r}; use one of {', '.join(map(repr, INITS))}")
     torch.manual_seed(seed)
-    in_channels, size = training.pixels.shape[1], training.pixels.shape[-1]
+    in_channels, size = training.pixels.shape[1] // max(1, training.frames), training.pixels.shape[-1]
     shape = {"num_classes": len(training.classes), "in_channels": in_channels, "size": size}
-    net = models.build(name, neuron, **shape | options)
+    net = models.build(name, neuron, **shape, **options)
     if init == "unit-variance":
         shown = training.subset(min(256, len(training))).images
-        models.unit_variance_init(net, shown[:, : net.config["in_channels"]])  # of recordings the first frame
+        models.unit_variance_init(net, shown[:, :in_channels])
     return net
 
 
@@ -101,10 +101,12 @@ def run(
 def _folder(net: nn.Module, training: Split, recipe: Recipe) -> Path:
     """Where the state of this training is kept: other weights, neurons, recipe or images have another place.
 
-    Of the recipe only what is not usual counts, so that a new field leaves what is kept where it is.
+    Of the recipe and of the images' shape only what is not usual counts, so that what is kept stays where it is.
     """
     unusual = {f.name: getattr(recipe, f.name) for f in fields(recipe) if getattr(recipe, f.name) != f.default}
-    digest = hashlib.sha256(f"{net}\n{unusual}\n{training.describe()}".encode())
+    shape = tuple(training.pixels.shape[1:])
+    images = training.describe() + (f" {shape}" if shape != (3, 32, 32) else "")
+    digest = hashlib.sha256(f"{net}\n{unusual}\n{images}".encode())
     for name, value in net.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return data_root() / "cache" / "trials" / digest.hexdigest()[:16]

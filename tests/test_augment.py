@@ -34,6 +34,10 @@ def test_a_transform_changes_images_reproducibly_and_keeps_their_scale(transform
     images = drawn(0)
     assert images.shape == split.images.shape
     assert torch.equal(images, drawn(0))
+    if transform == "autoaugment":
+        recipe = Recipe(augment=False, flip=False, transform="resized-crop")
+        assert not torch.equal(images, drawn(0)), "more than a crop"
+        recipe = Recipe(augment=False, flip=False, transform=transform)
     assert not torch.equal(images, drawn(1))
     same = (images == split.images).flatten(1).all(1)
     assert same.double().mean() < 0.3

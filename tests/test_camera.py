@@ -167,7 +167,7 @@ def test_noise_respects_the_rest():
         (lambda: Camera(threshold=0.0), "threshold is 0.0; it must be above 0"),
         (lambda: Camera(noise=-1.0), "noise is -1.0; it must be 0 or above"),
         (lambda: Camera(looks=6), "looks is 6; it must be a multiple of 4"),
-        (lambda: Camera().frames(torch.rand(2, 3, 8, 8) - 0.5, 4), r"intensities in \[0, 1\]; add the mean"),
+        (lambda: Camera().frames(torch.rand(2, 3, 8, 8) - 0.5, 4), r"intensities in \[0, 1\]; divide bytes by 255, add"),
         (lambda: Camera().frames(torch.rand(2, 2, 8, 8), 4), r"shape \(2, 2, 8, 8\); give \[B, 1 or 3, H, W\]"),
         (lambda: Camera(loops=1.5), "loops is 1.5; it must be a whole number"),
         (lambda: Camera().frames(torch.rand(0, 1, 8, 8), 4), r"shape \(0, 1, 8, 8\)"),
@@ -184,23 +184,73 @@ def test_bad_values_are_refused_in_one_line(make, words):
 def test_a_recorded_split_holds_what_the_camera_sees():
     split = data.load("digits", "test", size=16, limit=30)
     camera = Camera(noise=3.0)
-    found = recorded(split, camera, 4, seed=5, batch=7)
-    generator = torch.Generator().manual_seed(5)
-    parts = [camera.frames(part.float() / 255, 4, generator) for part in split.pixels.split(7)]
-    counts = torch.cat(parts, 1)
+    found = recorded(split, camera, 4, seed=5)
+    generator = torch.Generator().manual_seed(3 * 5 + 2)
+    counts = camera.frames(split.pixels.float() / 255, 4, generator)
     assert 0 < counts.mean() < counts.max() <= 31
     train = coding.frames(found.images, 4)
     assert torch.allclose(train, counts * 8 / 255)
     assert torch.equal(found.labels, split.labels)
-    assert found.describe() == "handwritten digits (scikit-learn), simulated events, test, 30 images"
+    assert found.frames == 4
+    told = f"handwritten digits (scikit-learn), simulated events ({camera}, 4 frames, seed 5), test, 30 images"
+    assert found.describe() == told
+
+
+def test_every_split_has_noise_of_its_own_however_it_is_cut():
+    still = data.load("digits", "test", size=8, limit=5)
+    eye = Camera(reach=0.0, noise=20.0)
+    test, train = (recorded(replace(still, split=name), eye, 2).pixels for name in ("test", "train"))
+    assert not torch.equal(test, train)
+    assert torch.equal(test, recorded(still, eye, 2).pixels)
 
 
 def test_a_net_learns_from_recordings():
     splits = data.load("digits", "train", size=8, limit=600), data.load("digits", "validation", size=8)
     train, validation = (recorded(split, Camera(), 4) for split in splits)
-    net = trials.fresh("ms-resnet8", train, seed=0, init="paper", width=0.5, in_channels=2)
+    net = trials.fresh("ms-resnet8", train, seed=0, init="paper", width=0.5)
     recipe = replace(ADAM, epochs=4, batch=30, learning_rate=0.02, timesteps=4, coding="frames", precision="fp32")
     said = []
     history = fit(net, train, validation, replace(recipe, augment=False, flip=False), say=said.append)
     assert max(row["validation"] for row in history.rows) > 0.6  # of ten classes
     assert "M MAC x 28,800 image-steps" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"coding": "constant"}, r"holds recordings of 4 frames; the recipe needs coding 'frames' and timesteps 4"),
+        ({"coding": "frames", "timesteps": 2}, r"the recipe needs coding 'frames' and timesteps 4"),
+    ],
+)
+def test_recordings_and_a_recipe_that_do_not_fit_are_refused(recipe, words):
+    split = recorded(data.load("digits", "train", size=8, limit=20), Camera(), 4)
+    net = trials.fresh("ms-resnet8", split, init="paper", width=0.25)
+    with pytest.raises(ValueError, match=words):
+        fit(net, split, split, replace(ADAM, **{"timesteps": 4} | recipe))
+
+
+def test_images_and_a_recipe_for_recordings_are_refused():
+    split = data.load("digits", "train", size=8, limit=20)
+    net = trials.fresh("ms-resnet8", split, init="paper", width=0.25)
+    with pytest.raises(ValueError, match="holds still images; the recipe needs another coding than 'frames'"):
+        fit(net, split, split, replace(ADAM, timesteps=1, coding="frames"))
+    wrong = trials.fresh("ms-resnet8", recorded(split, Camera(), 2), init="paper", width=0.25)
+    with pytest.raises(ValueError, match=r"the net reads 2 channels, handwritten digits .* has 1; build it for them"):
+        fit(wrong, split, split, replace(ADAM, timesteps=2))
+
+
+def test_what_is_kept_of_one_camera_or_size_is_not_taken_for_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNNKIT_DATA", str(tmp_path))
+    parts = {size: data.load("digits", "train", size=size, limit=20) for size in (8, 9)}
+    recipe = replace(ADAM, epochs=1, timesteps=2, coding="frames", precision="fp32")
+    for split in (
+        recorded(parts[8], Camera(), 2),
+        recorded(parts[8], Camera(threshold=0.9), 2),
+        recorded(parts[9], Camera(), 2),
+    ):
+        net = trials.fresh("ms-resnet8", split, init="paper", width=0.25)
+        trials.run(net, split, split, split, recipe, counted_images=1, keep=True)
+    kept = [*(tmp_path / "cache" / "trials").iterdir()]
+    assert len(kept) == 3
+    with pytest.raises(ValueError, match="belongs to another run"):
+        fit(net, recorded(parts[8], Camera(), 2), split, recipe, kept[0])

@@ -32,9 +32,9 @@ def test_every_combination_has_its_net():
 
 def test_a_vanilla_block_changes_what_equations_7_and_8_say():
     images, labels = digits()
-    for sigma in (0.25, 0.5, 1.0):
-        (net,) = fresh_blocks(["vanilla"], [sigma], [0.5], [8], images, labels, timesteps=1, width=1.0)
-        expected = change_probability(sigma, 0.5, net.rates[0])
+    for sigma, threshold in ((0.25, 0.5), (0.5, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.25)):
+        (net,) = fresh_blocks(["vanilla"], [sigma], [threshold], [8], images, labels, timesteps=1, width=1.0)
+        expected = change_probability(sigma, threshold, net.rates[0])
         assert net.changed[0] == pytest.approx(expected, abs=0.02), "one step: no membrane remembers"
 
 
@@ -54,3 +54,21 @@ def test_no_gradient_is_0_and_no_error():
     net = build("ms-resnet8", width=0.25, in_channels=1, size=8).train()
     torch.nn.init.zeros_(net.fc.weight)
     assert block_norms(net, images, labels, 2) == [0.0] * 3
+
+
+def test_nets_in_eval_mode_have_norms_too():
+    images, labels = digits(4, 8)
+    net = build("ms-resnet8", width=0.25, in_channels=1, size=8).eval()
+    assert len(block_norms(net, images, labels, 4)) == 3
+
+
+def test_the_seed_of_the_caller_is_left_alone_and_nonsense_refused():
+    images, labels = digits(4, 8)
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    fresh_blocks(["ms"], [0.5], [0.5], [8], images, labels, timesteps=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(ValueError, match="kinds names plain; use 'vanilla' and 'ms'"):
+        fresh_blocks(["ms", "plain"], [0.5], [0.5], [8], images, labels)
+    with pytest.raises(ValueError, match=r"sigmas is \[-0.5\]; a deviation must be 0 or above"):
+        fresh_blocks(["ms"], [-0.5], [0.5], [8], images, labels)

@@ -187,6 +187,8 @@ def test_ms_resnet20_for_large_recordings_costs_what_ms_table_v_counts():
     net = models.build("ms-resnet20", in_channels=2, size=128).eval()
     found = account(net, torch.zeros(1, 2, 128, 128), 1, coding="constant")
     assert sum(row.macs for row in found.rows if ".path." in row.layer) == pytest.approx(40.11e6, rel=1e-4)
+    smaller = models.build("ms-resnet20", in_channels=2, size=127)
+    assert (smaller.stem[0].stride, smaller.blocks[0].path.conv1.stride) == ((1, 1), (1, 1))
 
 
 def test_bad_arguments_get_one_clear_line():

@@ -232,4 +232,6 @@ def test_contours_leave_out_what_is_not_finite():
     fig, axes = plots.figure()
     plots.contours(axes, [0, 1], [0, 1], values)
     plots.contours(axes, [0, 1], [0, 1], np.ones((2, 2)))  # nothing to draw a line around
+    with pytest.raises(ValueError, match="values holds no finite number; give some"):
+        plots.contours(axes, [0, 1], [0, 1], np.full((2, 2), np.nan))
     assert plots.show(fig, "Two planes without much on them.").html
