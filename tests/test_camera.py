@@ -167,7 +167,7 @@ def test_noise_respects_the_rest():
         (lambda: Camera(threshold=0.0), "threshold is 0.0; it must be above 0"),
         (lambda: Camera(noise=-1.0), "noise is -1.0; it must be 0 or above"),
         (lambda: Camera(looks=6), "looks is 6; it must be a multiple of 4"),
-        (lambda: Camera().frames(torch.rand(2, 3, 8, 8) - 0.5, 4), r"intensities in \[0, 1\]; divide bytes by 255, add"),
+        (lambda: Camera().frames(torch.rand(2, 3, 8, 8) - 0.5, 4), r"intensities in \[0, 1\]; divide bytes by 255"),
         (lambda: Camera().frames(torch.rand(2, 2, 8, 8), 4), r"shape \(2, 2, 8, 8\); give \[B, 1 or 3, H, W\]"),
         (lambda: Camera(loops=1.5), "loops is 1.5; it must be a whole number"),
         (lambda: Camera().frames(torch.rand(0, 1, 8, 8), 4), r"shape \(0, 1, 8, 8\)"),

@@ -435,8 +435,8 @@ def blocks_widget(kind: str = "vanilla"):
 def silent_blocks_widget():
     """Nets that never fire, and all of whose blocks halve the map; the gate is shut but for a mass of 1e-11."""
     nets = [
-        Blocks("vanilla", sigma, threshold, depth, [0.0] * 4, [None] * 3, [0.0, 0.0, 1.0])
-        for sigma, threshold, depth in itertools.product((0.1, 0.2), (0.5, 2.0), (8, 14))
+        Blocks(*point, [0.0] * 4, [None] * 3, [0.0, 0.0, 1.0])
+        for point in itertools.product(("vanilla", "ms"), (0.1, 0.2), (0.5, 2.0), (8, 14))
     ]
     return widgets.blocks_explorer(nets, 0.1, 2.0)
 
