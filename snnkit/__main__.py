@@ -211,7 +211,8 @@ def fetch(options) -> None:
     """Download a data set into the data folder."""
     for split in ("train", "test"):
         if options.data in events.DATASETS:
-            print(events.load(options.data, split, 1, limit=10, download=True).label, split)
+            events.load(options.data, split, 10, limit=10, download=True)
+            print(f"{events.DATASETS[options.data].title}, {split}: complete")
         else:
             print(data.load(options.data, split, download=True, mean=torch.zeros(3, 32, 32)).describe())
 
