@@ -43,7 +43,7 @@ function blocksExplorer(context) {
     stops(model, "depth", "Depth (layers)", get("depths"), String),
   ];
   const power = (v) => (v > 0 ? Math.log10(v) : -Infinity);
-  const size = (v) => (v >= 0.01 && v < 1000 ? String(Number(v.toPrecision(2))) : v > 0 ? v.toExponential(1) : "0");
+  const size = (v) => (v >= 0.01 && v < 1000 ? String(Number(v.toPrecision(2))) : v > 0 ? minus(v.toExponential(1)) : "0");
 
   function draw(width) {
     const [kind, sigma, threshold, depth] = ["kind", "sigma", "threshold", "depth"].map(get);
@@ -67,7 +67,7 @@ function blocksExplorer(context) {
       text(left, 14, "share of firing states that each block changes"),
       entries.length ? key(left, 32, entries) : "", axes(x, y, [left, right, 40, 150], stepTicks(blocks), [0, roof / 2, roof], "block"),
       vanilla ? curve(expected.map((v, i) => (keeps[i] ? v : NaN)), y, "limit") : "", dots(net.changed, y),
-      text(left, 222, "gradient norm before each block, over the last one's"), key(left, 240, [["limit", "the shortcut alone", 150]]),
+      text(left, 222, "gradient norm at each block, over the last one's"), key(left, 240, [["limit", "the shortcut alone", 150]]),
       axes(x, z, [left, right, 248, 358], stepTicks(blocks), levels, "block", (p) => (Math.abs(p) < 3 ? String(10 ** p) : `1e${minus(String(p))}`)),
       curve(alone, (v) => z(power(v)), "limit"), dots(net.norms, (v) => z(power(v))),
     ];
