@@ -19,7 +19,7 @@ def augmented(split: Split, index: torch.Tensor, recipe: Recipe, generator: torc
     if recipe.transform:
         chain = _transform(recipe.transform, pixels.shape[-1])
         pixels = torch.stack([chain(image) for image in pixels])
-    images = pixels.float() / 255 - split.mean
+    images = split.centred(pixels)
     if recipe.augment:
         images = shift(images, 4, generator)
     if recipe.flip:

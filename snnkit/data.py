@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +46,11 @@ class Split:
 
     def batch(self, index) -> torch.Tensor:
         """The images at `index` (slice, list or tensor): float32 [n, C, H, W] in [-1, 1], mean subtracted."""
-        return self.pixels[index].float() / 255 - self.mean
+        return self.centred(self.pixels[index])
+
+    def centred(self, pixels: torch.Tensor) -> torch.Tensor:
+        """`pixels` uint8 [n, C, H, W] of such images as `batch` gives them."""
+        return pixels.float() / 255 - self.mean
 
     @property
     def images(self) -> torch.Tensor:
@@ -102,7 +107,7 @@ def load(
         raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
-    root = _root(name, root)
+    root = root_of(FOLDERS.get(name, ()), root)
     source = source_of(name, split, root, size, download)
     chosen = source.members(split)
     if limit is not None:
@@ -123,13 +128,13 @@ def load(
 
 def count(name: str, split: str, root: str | Path | None = None) -> int:
     """How many images `load` would give without a limit; no image is read."""
-    return len(source_of(name, split, _root(name, root), 32, False).members(split))
+    return len(source_of(name, split, root_of(FOLDERS.get(name, ()), root), 32, False).members(split))
 
 
-def _root(name: str, root: str | Path | None) -> Path:
-    """The folder of the data sets: as given, else the first that has this one, else the first."""
+def root_of(folders: Sequence[str], root: str | Path | None) -> Path:
+    """The folder of the data sets: as given, else the first `cache/` with one of `folders` in it, else the first."""
     roots = [Path(root).expanduser()] if root is not None else [folder / "cache" for folder in data_roots()]
-    return next((r for r in roots if any((r / folder).is_dir() for folder in FOLDERS.get(name, ()))), roots[0])
+    return next((r for r in roots if any((r / folder).is_dir() for folder in folders)), roots[0])
 
 
 def _mean(source: Source, members: torch.Tensor) -> torch.Tensor:
