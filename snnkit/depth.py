@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from snnkit.firing import changed, spike_trains
 from snnkit.isometry import gradient_norms
@@ -59,12 +58,11 @@ def fresh_blocks(
     timesteps: int = 4,
     width: float = 0.25,
     seed: int = 0,
-    bar: bool = False,
 ) -> list[Blocks]:
     """Every combination of `kinds` ("vanilla", "ms"), `sigmas`, `thresholds` and `depths`: a fresh net each.
 
     Batch-norms take their statistics from `images` [B, C, H, W]; the last of every residual path has the gain `sigma`,
-    so that is the deviation of what the path brings, all others have the threshold (tdBN). `bar` shows progress.
+    so that is the deviation of what the path brings, all others have the threshold (tdBN).
 
     Raises ValueError for other kinds, or a sigma below 0.
     """
@@ -73,8 +71,7 @@ def fresh_blocks(
     if not min(sigmas) >= 0:
         raise ValueError(f"sigmas is {list(sigmas)}; a deviation must be 0 or above")
     found = []
-    grid = list(itertools.product(kinds, sigmas, thresholds, depths))
-    for kind, sigma, threshold, depth in tqdm(grid, "fresh nets", leave=False, disable=not bar):
+    for kind, sigma, threshold, depth in itertools.product(kinds, sigmas, thresholds, depths):
         shape = {"width": width, "in_channels": images.shape[1], "size": images.shape[-1]}
         classes = max(2, int(labels.max()) + 1)
         with torch.random.fork_rng(devices=[]):

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from snnkit.coding import check_timesteps
-from snnkit.data import Split
-from snnkit.paths import data_roots
+from snnkit.data import Split, root_of
 from snnkit.sources import SPLITS, Source, Unread, check_memory, official_parts
 
 COUNT = 8  # what an event adds to a recording's pixels, which end at 255
@@ -133,9 +132,7 @@ def load(
     side = recorded.side if size is None else size
     if not isinstance(side, int) or not 1 <= side <= recorded.side:
         raise ValueError(f"size is {size!r}; the sensor of {recorded.title} has {recorded.side} pixels a side")
-    roots = [Path(root).expanduser()] if root is not None else [folder / "cache" for folder in data_roots()]
-    folder = next((found for found in roots if (found / recorded.tonic).is_dir()), roots[0])
-    raw = _recordings(recorded, split, folder, download)
+    raw = _recordings(name, split, root_of([recorded.tonic], root), download)
     labels = torch.tensor(raw.targets, dtype=torch.int64)
     parts = {"train": 0.8, "validation": 0.1, "test": 0.1}
     if recorded.testing:
@@ -176,14 +173,15 @@ def _check_size(size, largest: tuple[int, int] | None = None) -> None:
         raise ValueError(f"size is {size!r}; give height and width, two whole numbers {allowed}")
 
 
-def _recordings(recorded: Recorded, split: str, folder: Path, download: bool):
+def _recordings(name: str, split: str, folder: Path, download: bool):
     """Tonic's data set, complete and sorted by file name; it fetches what is missing only if `download`."""
     try:
         import aedat  # noqa: F401  (Tonic would miss it at the first recording)
         from tonic import datasets
     except ImportError as error:
         raise ImportError("recordings are read by the packages tonic and aedat: pip install tonic aedat") from error
-    name, place = next(name for name, one in DATASETS.items() if one == recorded), folder / recorded.tonic
+    recorded = DATASETS[name]
+    place = folder / recorded.tonic
     wanted = recorded.testing if recorded.testing and split == "test" else recorded.training
     way_out = f"fetch or unpack it with: python -m snnkit fetch {name}"
 

@@ -61,10 +61,10 @@ def simulate(
 
     `coding` is "poisson" (values in [-1, 1], draws from `generator`), "constant", "frames" for recordings
     [B, T * C, ...] (`snnkit.coding.frames`), or None for a spike train [T, B, ...] given as `images`. The run goes in
-    chunks of `chunk` steps (default: as many as keep tensors
-    small), which bounds memory and does not change the result. Torch's grad mode is followed: under grad,
-    gradients flow through all T whatever the chunk, and every step is remembered; with `recompute` only the states
-    between chunks, and each chunk runs a second time when its gradient is due. Where a batch-norm in training mode
+    chunks of `chunk` steps (default: as many as keep tensors small), which bounds memory and does not change the
+    result. Torch's grad mode is followed: under grad, gradients flow through all T whatever the chunk, and every step
+    is remembered; with `recompute` only the states between chunks, and each chunk runs a second time when its gradient
+    is due. Where a batch-norm in training mode
     needs all steps in one chunk, modules that say `forgettable = True` (the blocks of `snnkit.residual`) run twice
     instead, one by one; each is called once a pass, with one tensor. `precision`: None leaves dtypes alone;
     "fp32"; "bf16" runs convolutions and products in bfloat16; "int8" convolutions of spikes in integers (see
