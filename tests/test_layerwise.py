@@ -1,0 +1,202 @@
+"""Layers that learn one after another: the same weights however often a run is cut, and what they come to see."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from snnkit import layerwise, simulate
+from snnkit.data import Split
+from snnkit.layerwise import Schedule, learn, rates
+from snnkit.models import build
+from snnkit.neurons import LIF
+from snnkit.stdp import Rule
+
+SCHEDULE = Schedule(timesteps=8, batch=5, epochs=2, settle=3)
+
+
+def split_of(pixels: torch.Tensor) -> Split:
+    labels, mean = torch.arange(len(pixels)) % 2, torch.full(pixels.shape[1:], 0.5)
+    return Split(pixels, labels, mean, ("a", "b"), torch.arange(len(pixels)), "toy", "toy", "train")
+
+
+@pytest.fixture
+def images() -> Split:
+    return split_of(torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte())
+
+
+def fresh(name: str = "stdp-resnet2", **options):
+    torch.manual_seed(1)
+    return build(name, partial(LIF, 0.9, 1.0, "subtract"), **{"width": 0.1, "size": 8, "num_classes": 2} | options)
+
+
+def weights(body) -> dict:
+    return {name: value.clone() for name, value in body.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", ["stdp-resnet2", "stdp-resnet2x2"])
+@pytest.mark.parametrize("stop_at", [1, 8, 17])
+def test_a_run_that_was_cut_ends_with_the_same_weights(tmp_path, monkeypatch, images, name, stop_at):
+    unbroken, cut = fresh(name).body, fresh(name).body
+    rows = learn(unbroken, images, Rule(dropout=0.3), SCHEDULE, say=lambda line: None)
+    monkeypatch.setattr(layerwise, "KEEP_EVERY", 4)
+    calls = []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) > stop_at:
+            raise KeyboardInterrupt
+        return adapt(*arguments)
+
+    adapt = layerwise.adapt
+    monkeypatch.setattr(layerwise, "adapt", stop)
+    with pytest.raises(KeyboardInterrupt):
+        learn(cut, images, Rule(dropout=0.3), SCHEDULE, tmp_path, say=lambda line: None)
+    monkeypatch.setattr(layerwise, "adapt", adapt)
+    said, again = [], fresh(name).body
+    assert learn(again, images, Rule(dropout=0.3), SCHEDULE, tmp_path, say=said.append) == rows
+    assert same(weights(unbroken), weights(again))
+    assert said[0].startswith("resuming after")
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, images):
+    first, second = fresh().body, fresh().body
+    rows = learn(first, images, Rule(), SCHEDULE, tmp_path)
+    monkeypatch.setattr(layerwise, "_present", None)
+    assert learn(second, images, Rule(), SCHEDULE, tmp_path) == rows
+    assert same(weights(first), weights(second))
+
+
+def test_the_state_of_another_run_is_refused(tmp_path, images):
+    learn(fresh().body, images, Rule(), replace(SCHEDULE, epochs=0), tmp_path)
+    with pytest.raises(ValueError, match="belongs to another run"):
+        learn(fresh().body, images, Rule(tau=2.0), replace(SCHEDULE, epochs=0), tmp_path)
+
+
+def test_layers_learn_one_after_another(images):
+    body = fresh("stdp-resnet3").body
+    rows = learn(body, images, Rule(), SCHEDULE)
+    assert [row["layer"] for row in rows] == [layer for layer in ("conv1", "conv2", "conv3") for _ in range(12)]
+    learning = [row["batch"] for row in rows if row["learning"]]
+    assert learning == [3, 4, 5, 6, 7, 8] * 3
+    assert all((row["change"] > 0) == row["learning"] for row in rows)
+
+
+def test_a_repeated_layer_learns_once_a_pass_and_the_second_reads_what_the_first_has_sent(images, monkeypatch):
+    seen = []
+
+    def note(layer, pre, post, rule):
+        seen.append((pre, post))
+        return torch.full_like(layer.weight, 1e-3)
+
+    monkeypatch.setattr(layerwise, "weight_change", note)
+    body, rule = fresh("stdp-resnet2x2").body, Rule(dropout=0.0, competition="none")
+    before = weights(body)
+    rows = learn(body, images, rule, SCHEDULE)
+    assert [row["layer"] for row in rows[12:14]] == ["conv2#1", "conv2#2"]
+    assert torch.allclose(body.conv1.weight, before["conv1.weight"] + 6e-3)
+    assert torch.allclose(body.conv2.weight, before["conv2.weight"] + 12e-3), "two changes a batch"
+    (_, first), (second, _) = seen[6:8]
+    assert torch.equal(second[:, :, :-3], first), "all that the first pass sent"
+    thresholds = [body.neurons[key].threshold for key in ("conv2#1", "conv2#2")]
+    assert not torch.equal(*thresholds)
+
+
+def test_without_epochs_kernels_stay_and_thresholds_settle(images):
+    body = fresh().body
+    before = weights(body)
+    rows = learn(body, images, Rule(target=0.2, adaptation=0.3), replace(SCHEDULE, epochs=0, settle=20))
+    assert torch.equal(body.conv2.weight, before["conv2.weight"])
+    assert rows[-1]["rate"] == pytest.approx(0.2, abs=0.05)
+    assert body.neurons["conv1"].threshold.shape == (4, 1, 1)
+
+
+def test_kernels_come_to_look_like_what_is_shown():
+    """Bright bars on black: standing in half of the images, lying in the others."""
+    pixels = torch.full((40, 1, 9, 9), 10, dtype=torch.uint8)
+    for number, image in enumerate(pixels):
+        place = int(torch.randint(0, 3, (), generator=torch.Generator().manual_seed(number)))
+        bars = image[0] if number % 2 else image[0].T
+        bars[:, place::3] = 245
+    body = fresh(size=9, in_channels=1, width=4 / 36).body
+    schedule, rule = Schedule(timesteps=10, batch=10, epochs=8), Rule(dropout=0.0, learning_rate=0.2)
+    learn(body, split_of(pixels), rule, schedule)
+    kernels = body.conv1.weight[:, 0]
+    across, along = kernels.mean(1).std(1), kernels.mean(2).std(1)
+    assert (across > 4 * along).any(), "a kernel for bars that stand"
+    assert (along > 4 * across).any(), "and one for bars that lie"
+    assert kernels.abs().max() <= 1
+
+
+def test_nothing_is_learned_from_nothing():
+    grey = split_of(torch.full((12, 3, 8, 8), 127, dtype=torch.uint8))
+    grey = replace(grey, mean=torch.full((3, 8, 8), 127 / 255))
+    body = fresh().body
+    before = weights(body)["conv1.weight"]
+    with pytest.raises(RuntimeError, match=r"conv1 is silent: 0 spikes a neuron and step where 0.1 is the target"):
+        learn(body, grey, Rule(), SCHEDULE)
+    assert torch.equal(body.conv1.weight, before)
+
+
+def test_a_layer_that_always_fires_is_named(images, monkeypatch):
+    monkeypatch.setattr(layerwise, "adapt", lambda threshold, rates, rule: threshold.fill_(1e-3))
+    with pytest.raises(RuntimeError, match="conv1 is saturated"):
+        learn(fresh().body, images, Rule(target=0.05), SCHEDULE)
+
+
+def test_a_net_without_neurons_is_refused(images):
+    with pytest.raises(ValueError, match="conv1 has a ReLU; build the net with a neuron"):
+        learn(build("stdp-resnet2", width=0.1, size=8).body, images, Rule(), SCHEDULE)
+
+
+def test_rates_are_what_the_head_of_the_net_reads(tmp_path, images):
+    net = fresh()
+    learn(net.body, images, Rule(), replace(SCHEDULE, epochs=0))
+    schedule = replace(SCHEDULE, coding="constant")
+    found = rates(net.body, images, schedule, tmp_path)
+    spikes = simulate(net.body, images.images, 8, coding="constant").output.mean(0)
+    assert found.pixels.shape == (12, 8, 4, 4)
+    torch.testing.assert_close(found.images, spikes, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert found.label.startswith("toy as rates ")
+    assert torch.equal(found.labels, images.labels)
+    answers = simulate(net, images.images, 8, coding="constant").output[0]
+    torch.testing.assert_close(net.head(found.images), answers, atol=0.02, rtol=0)
+
+
+def test_rates_are_kept_one_file_for_each_body_schedule_and_split(tmp_path, images, monkeypatch):
+    body = fresh().body
+    learn(body, images, Rule(), replace(SCHEDULE, epochs=0))
+    first = rates(body, images, SCHEDULE, tmp_path)
+    other = rates(body, images, replace(SCHEDULE, seed=1), tmp_path)
+    assert len([*tmp_path.iterdir()]) == 2
+    assert not torch.equal(first.pixels, other.pixels)
+    monkeypatch.setattr(layerwise, "simulate", None)
+    assert torch.equal(rates(body, images, SCHEDULE, tmp_path).pixels, first.pixels)
+
+
+def test_rates_that_were_cut_leave_no_file_behind(tmp_path, images, monkeypatch):
+    body = fresh().body
+    monkeypatch.setattr(layerwise, "simulate", lambda *arguments, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rates(body, images, SCHEDULE, tmp_path)
+    assert not [*tmp_path.glob("*.rates")]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"timesteps": 0}, "timesteps is 0"),
+        ({"batch": 0}, "batch is 0; it must be a whole number of at least 1"),
+        ({"epochs": -1}, "epochs is -1; it must be a whole number of at least 0"),
+        ({"settle": 0}, "settle is 0; it must be a whole number of at least 1"),
+        ({"coding": "frames"}, "coding is 'frames'; use 'poisson' or 'constant'"),
+    ],
+)
+def test_a_schedule_that_cannot_work_is_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        Schedule(**values)
