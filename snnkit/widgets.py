@@ -21,6 +21,7 @@ __all__ = [
     "energy_explorer",
     "junction_explorer",
     "neuron_explorer",
+    "stdp_explorer",
     "stochmax_explorer",
     "surrogate_explorer",
     "two_input_explorer",
@@ -78,6 +79,18 @@ class StochmaxExplorer(Explorer):
     shown = Within(1, DRAWS, 1).tag(sync=True)
     seed = Within(0, SEEDS - 1, 1).tag(sync=True)
     draws = traitlets.Bytes().tag(sync=True)
+
+
+class StdpExplorer(Explorer):
+    """One synapse that learns from the times of spikes (BR eq. 5). Every trait is a control."""
+
+    _esm = script("stdp")
+    every = Within(2, 20, 1).tag(sync=True)
+    lag = Within(0, 19, 1).tag(sync=True)
+    tau = Within(1.0, 20.0, 0.5).tag(sync=True)
+    offset = Within(0.0, 1.0, 0.05).tag(sync=True)
+    rate = Within(0.01, 0.5, 0.01).tag(sync=True)
+    weight = Within(-1.0, 1.0, 0.1).tag(sync=True)
 
 
 class SurrogateExplorer(Explorer):
@@ -221,3 +234,14 @@ def surrogate_explorer(
         timesteps=timesteps,
         reset=reset,
     )
+
+
+def stdp_explorer(
+    every: int = 10, lag: int = 2, tau: float = 5.0, offset: float = 0.3, rate: float = 0.05, weight: float = 0.0
+) -> StdpExplorer:
+    """A synapse and its neuron both fire `every` so many steps, the neuron `lag` steps later (BR eq. 5).
+
+    `tau`, `offset` and `rate` as in `snnkit.stdp.Rule`, whose bounds -1 and 1 the weight has; `weight` is its first
+    value. Raises traitlets.TraitError, here and on assignment to a trait, for a value outside its control's range.
+    """
+    return StdpExplorer(explorer="stdp", every=every, lag=lag, tau=tau, offset=offset, rate=rate, weight=weight)

@@ -18,7 +18,7 @@ from snnkit.explorer import LONGEST, SEEDS, uniform_draws
 
 FOLDER = Path(snnkit.__file__).parent / "explorers"
 DRAWING = [widgets.neuron_explorer, widgets.two_input_explorer, widgets.junction_explorer]  # from the whole grid
-MAKERS = [*DRAWING, widgets.stochmax_explorer, widgets.surrogate_explorer]
+MAKERS = [*DRAWING, widgets.stdp_explorer, widgets.stochmax_explorer, widgets.surrogate_explorer]
 
 
 def accuracy(timesteps=(10, 100), scales=(0.5, 1.0, 2.0), **changes):

@@ -24,6 +24,7 @@ from snnkit import (
     models,
     neurons,
     simulate,
+    stdp,
     surrogate,
     widgets,
 )
@@ -37,6 +38,7 @@ SOURCES = {
     "junction": str(widgets.JunctionExplorer._esm),
     "stochmax": str(widgets.StochmaxExplorer._esm),
     "surrogate": str(widgets.SurrogateExplorer._esm),
+    "stdp": str(widgets.StdpExplorer._esm),
     "blocks": str(grids.BlocksExplorer._esm),
 }
 IMPORT = """async (source) => {
@@ -303,6 +305,30 @@ def test_stochmax_on_the_page_is_that_of_snnkit(module):
         assert (torch.tensor(gradient, dtype=torch.float64) - scores.grad).abs().max() < 1e-12
 
 
+def test_a_synapse_on_the_page_learns_as_one_of_snnkit(module):
+    page, synapse = module(SOURCES["stdp"]), nn.Conv2d(1, 1, 1, bias=False).double()
+    for seed, (tau, offset, rate) in enumerate([(5.0, 0.3, 0.05), (1.0, 0.8, 0.5), (20.0, 0.0, 0.3), (3.0, 1.0, 0.2)]):
+        fired = torch.rand(2, 30, generator=torch.Generator().manual_seed(seed)) < 0.2
+        rule = stdp.Rule(tau=tau, offset=offset, learning_rate=rate)
+        pre, post = fired.double().view(2, 30, 1, 1, 1, 1)
+        with torch.no_grad():
+            weights = [synapse.weight.fill_(0.3).item()]
+            for _ in range(25):
+                weights.append((synapse.weight + stdp.weight_change(synapse, pre, post, rule)).item())
+                synapse.weight.fill_(weights[-1])
+        given = {"weight": 0.3, "rate": rate, "low": -1, "high": 1, "times": 25, "tau": tau, "offset": offset}
+        given |= dict(zip(("pre", "post"), fired.int().tolist(), strict=True))
+        run = "(g) => explorers.presented(explorers.asked(g.pre, g.post, g.tau, g.offset), g)"
+        assert page.evaluate(run, given) == pytest.approx(weights, abs=1e-12)
+        assert weights[-1] != pytest.approx(0.3, abs=0.01)
+
+
+def test_spikes_of_the_synapse_come_at_even_steps(module):
+    page = module(SOURCES["stdp"])
+    assert page.evaluate("() => explorers.train(9, 4, 0)") == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert page.evaluate("() => explorers.train(9, 4, 3)") == [0, 0, 0, 1, 0, 0, 0, 1, 0]
+
+
 def test_surrogates_on_the_page_are_those_of_snnkit(module):
     page = module(SOURCES["surrogate"])
     kinds = {
@@ -457,6 +483,9 @@ WIDGETS = {
     "accuracy": accuracy_widget,
     "junction": widgets.junction_explorer,
     "junction, basic": lambda: widgets.junction_explorer(False, "unity", 6, 1.0, 0.9, 500, "subtract"),
+    "stdp": widgets.stdp_explorer,
+    "stdp, too late": lambda: widgets.stdp_explorer(20, 19, 1.0, 1.0, 0.5, 1.0),
+    "stdp, always in time": lambda: widgets.stdp_explorer(2, 0, 20.0, 0.0, 0.5, -1.0),
     "stochmax": widgets.stochmax_explorer,
     "stochmax, nearly all retained": lambda: widgets.stochmax_explorer(1.0, 3.0, 1.0, 0.95, 40, 9),
     "stochmax, none retained": lambda: widgets.stochmax_explorer(0.0, 0.0, 0.0, 0.05, 7, 3),
