@@ -30,7 +30,7 @@ export function train(steps, every, lag) {
 function stdpExplorer(context) {
   const { model } = context, get = (name) => model.get(name), T = 30, times = 60, low = -1, high = 1;
   const controls = [
-    slider(model, "every", "Steps between spikes"), slider(model, "lag", "Lag of the neuron"),
+    slider(model, "every", "Interval (steps)"), slider(model, "lag", "Lag of the neuron"),
     slider(model, "tau", "Time constant tau"), slider(model, "offset", "Offset"),
     slider(model, "rate", "Learning rate"), slider(model, "weight", "Weight at first"),
   ];
