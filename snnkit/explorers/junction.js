@@ -93,7 +93,7 @@ function junctionExplorer(context) {
     const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000].find((n) => highest / n <= 5);
     const curve = (brought) => [[tx(0.5), y(0)], ...brought.map((v, t) => [tx(t + 1), y(v)])];
     const panel = [
-      text(left, top - 30, "brought to the last junction, in steps of the ANN's value"),
+      text(left, top - 30, "brought so far, in steps of the ANN's value"),
       key(left, top - 10, [["data", "residual path", 112], ["spike-norm", "shortcut", 80], ["relu", "ideal", 0]]),
       axes(tx, y, [left, right, top, bottom], stepTicks(T), range(Math.floor(highest / every) + 1, (i) => i * every), "time step"),
       path(curve(sums[0]), "spike-norm"), path(curve(sums[1]), "data"), path([[tx(0.5), y(0)], [tx(T), y(T)]], "relu"),
