@@ -48,23 +48,25 @@ def landscape(
     alphas: Sequence[float],
     betas: Sequence[float],
     seed: int = 0,
-    file: str | Path | None = None,
+    folder: str | Path | None = None,
     what: str = "",
     bar: bool = False,
 ) -> torch.Tensor:
     """`loss()` of `net` with its weights moved by `alphas` and `betas` along `directions(net, seed)`, [alphas, betas].
 
     A step of 1 is as long as the weights are; a loss that is no finite number counts as infinite. `net` is given back
-    as it was, statistics included, whatever happens. With a `file`, every value is kept there at once, and the same
-    call goes on where it was cut; `what` says what the loss is of (images, time steps). `bar` shows progress.
+    as it was, statistics included, whatever happens. With a `folder`, every value is kept there at once, in a file
+    whose name weights, grid, seed and `what` decide, and the same call goes on where it was cut; `what` says what the
+    loss is of (images, time steps). `bar` shows progress.
 
-    Raises ValueError if the file is none of these or belongs to another net, loss, grid or seed.
+    Raises ValueError if that file holds no such values, OSError if it cannot be written.
     """
     alphas, betas = [float(a) for a in alphas], [float(b) for b in betas]
     kept, moves = {name: value.clone() for name, value in net.state_dict().items()}, directions(net, seed)
-    mark, values = _mark(kept, f"{alphas} {betas} {seed} {what}"), torch.full((len(alphas), len(betas)), math.nan)
-    if file is not None and Path(file).is_file():
-        values = _stored(Path(file), mark)
+    values, file = torch.full((len(alphas), len(betas)), math.nan), None
+    if folder is not None:
+        file = Path(folder) / f"{_mark(kept, f'{alphas} {betas} {seed} {what}')}.pt"
+        values = _stored(file, values.shape) if file.is_file() else values
     try:
         for row, column in tqdm(values.isnan().nonzero().tolist(), "landscape", leave=False, disable=not bar):
             net.load_state_dict(kept)
@@ -75,21 +77,21 @@ def landscape(
             values[row, column] = found if math.isfinite(found) else math.inf
             if file is not None:
                 buffer = io.BytesIO()
-                torch.save({"mark": mark, "values": values}, buffer)
-                write_atomically(Path(file), buffer.getvalue())
+                torch.save(values, buffer)
+                write_atomically(file, buffer.getvalue())
     finally:
         net.load_state_dict(kept)
     return values
 
 
-def _stored(file: Path, mark: str) -> torch.Tensor:
+def _stored(file: Path, shape: torch.Size) -> torch.Tensor:
     try:
-        stored = torch.load(file, weights_only=True)
-        values, belongs = stored["values"], stored["mark"] == mark
+        values = torch.load(file, weights_only=True)
+        if values.shape != shape:
+            raise ValueError(f"{list(values.shape)} values, not {list(shape)}")
     except Exception as error:  # whatever torch finds wrong with it
-        raise ValueError(f"{file} holds no landscape ({type(error).__name__}); use another file or delete it") from None
-    if not belongs:
-        raise ValueError(f"{file} belongs to another net, loss, grid or seed; use another file or delete it")
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{file} holds no such landscape ({told}); delete it") from None
     return values
 
 
@@ -97,4 +99,4 @@ def _mark(tensors: dict[str, torch.Tensor], description: str) -> str:
     digest = hashlib.sha256(description.encode())
     for name, tensor in tensors.items():
         digest.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]

@@ -57,7 +57,7 @@ def test_half_the_squares_of_the_weights_are_a_paraboloid():
 
 
 def test_a_run_that_was_cut_goes_on_where_it_stopped(tmp_path):
-    net, file, calls = small_net(), tmp_path / "surface.pt", []
+    net, calls = small_net(), []
     whole = landscape(net, half_squares(net), ALPHAS, BETAS)
 
     def cut():
@@ -67,38 +67,41 @@ def test_a_run_that_was_cut_goes_on_where_it_stopped(tmp_path):
         return half_squares(net)()
 
     with pytest.raises(KeyboardInterrupt):
-        landscape(net, cut, ALPHAS, BETAS, file=file)
+        landscape(net, cut, ALPHAS, BETAS, folder=tmp_path)
     assert landscape(net, half_squares(net), [0.0], [0.0]).item() == pytest.approx(half_squares(net)())  # as it was
-    assert torch.equal(landscape(net, cut, ALPHAS, BETAS, file=file), whole)
+    assert torch.equal(landscape(net, cut, ALPHAS, BETAS, folder=tmp_path), whole)
     assert len(calls) == 6 + (12 - 5)
-    assert torch.equal(landscape(net, cut, ALPHAS, BETAS, file=file), whole)
+    assert torch.equal(landscape(net, cut, ALPHAS, BETAS, folder=tmp_path), whole)
     assert len(calls) == 13
 
 
-def test_a_file_of_another_surface_is_refused(tmp_path):
-    net, file = small_net(), tmp_path / "surface.pt"
-    landscape(net, half_squares(net), [0.0], [0.0], file=file)
-    with pytest.raises(ValueError, match="belongs to another net, loss, grid or seed"):
-        landscape(net, half_squares(net), [0.0], [0.0], seed=1, file=file)
-    with pytest.raises(ValueError, match="belongs to another net, loss"):
-        landscape(net, half_squares(net), [0.0], [0.0], what="other images", file=file)
-    for change in (net[0].weight, net[1].weight, net[1].running_mean):
+def test_another_net_loss_grid_or_seed_has_a_file_of_its_own(tmp_path):
+    net = small_net()
+
+    def files(alphas=(0.0,), betas=(0.0,), **options):
+        landscape(net, half_squares(net), alphas, betas, folder=tmp_path, **options)
+        return len([*tmp_path.iterdir()])
+
+    assert files() == 1 == files()
+    assert files(seed=1) == 2
+    assert files(what="other images") == 3
+    assert files(alphas=torch.tensor([0.10001]).double()) == 4
+    assert files(alphas=torch.tensor([0.10003]).double()) == 5, "steps that differ a little are other steps"
+    assert files(betas=(0.0, 1.0)) == 6
+    for n, change in enumerate((net[0].weight, net[1].weight, net[1].running_mean), 7):
         with torch.no_grad():
             change += 1
-        with pytest.raises(ValueError, match="belongs to another net"):
-            landscape(net, half_squares(net), [0.0], [0.0], file=file)
-        with torch.no_grad():
-            change -= 1
-    file.write_bytes(b"no landscape")
-    with pytest.raises(ValueError, match=r"holds no landscape \(.*\); use another file or delete it"):
-        landscape(net, half_squares(net), [0.0], [0.0], file=file)
+        assert files() == n
 
 
-def test_steps_that_differ_a_little_are_other_steps(tmp_path):
-    net, file = small_net(), tmp_path / "surface.pt"
-    landscape(net, half_squares(net), torch.tensor([0.10001]).double(), [0.0], file=file)
-    with pytest.raises(ValueError, match="belongs to another"):
-        landscape(net, half_squares(net), torch.tensor([0.10003]).double(), [0.0], file=file)
+@pytest.mark.parametrize("content", [b"no landscape", torch.zeros(2, 1), {"values": 1}])
+def test_a_file_that_holds_no_such_values_is_refused(tmp_path, content):
+    net = small_net()
+    landscape(net, half_squares(net), [0.0], [0.0], folder=tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(ValueError, match=r"holds no such landscape \(.*\); delete it"):
+        landscape(net, half_squares(net), [0.0], [0.0], folder=tmp_path)
 
 
 def test_a_net_in_training_mode_is_given_back_with_its_statistics():
@@ -116,7 +119,7 @@ def test_thresholds_that_learn_stay_where_they_are():
 
 def test_half_precision_weights_are_marked_too(tmp_path):
     net = nn.Linear(4, 3).bfloat16()
-    assert landscape(net, lambda: 1.0, [0.0], [0.0], file=tmp_path / "surface.pt").item() == 1
+    assert landscape(net, lambda: 1.0, [0.0], [0.0], folder=tmp_path).item() == 1
 
 
 def test_a_loss_that_is_no_number_is_infinite():
