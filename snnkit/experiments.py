@@ -126,14 +126,19 @@ def record_trials(
 ) -> dict:
     """Record nets trained alike, one a seed, under `id` and return the record.
 
-    The value is their mean accuracy in percent; its interval is Wilson's over the `test` images for a single net,
-    Student's over several. The details hold each net's accuracy, the losses and rates of the first, operations, the
-    `recipe` and `more`. `accuracy` and `ratio` are ledger ids of rows of a paper's table that also record the accuracy
-    and the energy ratio ANN / SNN in 32-bit integers.
+    The value is their mean accuracy in percent; its interval is Wilson's over the `test` images for a single net, over
+    the images' means for two (they say nothing of another seed), Student's over the seeds for more. The details hold
+    each net's accuracy, the losses and rates of the first, operations, the `recipe` and `more`. `accuracy` and `ratio`
+    are ledger ids of rows of a paper's table that also record the accuracy and the energy ratio ANN / SNN in 32-bit
+    integers.
     """
     values = [trial.accuracy for trial in trials]
     mean = sum(values) / len(values)
-    bounds = interval(trials[0].correct) if len(trials) == 1 else student_interval(torch.tensor(values) / 100)[1:]
+    bounds = interval(trials[0].correct)
+    if len(trials) == 2:
+        bounds = mean_over_seeds([trial.correct for trial in trials])[1:]
+    elif len(trials) > 2:
+        bounds = student_interval(torch.tensor(values) / 100)[1:]
     steps = f", {recipe.coding} coding, T = {recipe.timesteps}" if recipe.timesteps else ""
     what = f"{what}{steps}; {len(training)} training images, {recipe.epochs} epochs, {len(trials)} seed(s)"
     common = {
@@ -162,6 +167,16 @@ def record_trials(
     if ratio:
         ledger.record(ratio, ratios["int32"], unit="ANN / SNN", what=f"{what}, energy", **common)
     return entry
+
+
+def trained_alike(entries: dict[str, dict]) -> dict[str, dict]:
+    """Of these records of `record_trials`, {name: record}, the largest group that can be compared: the same recipe,
+    number of training images and of test images, seeds and note."""
+    groups = {}
+    for name, entry in entries.items():
+        how = entry["details"]["recipe"], entry["what"].rsplit("; ", 1)[1], entry["count"], entry["note"]
+        groups.setdefault(json.dumps(how, sort_keys=True), {})[name] = entry
+    return max(groups.values(), key=len, default={})
 
 
 def trials_table(entries: Sequence[dict], table: str = "int32") -> pd.DataFrame:

@@ -99,7 +99,12 @@ def test_the_record_of_trials_by_hand(splits, tmp_path, monkeypatch):
         "05/two", "net", made, splits[0], splits[2], RECIPE, accuracy="BR/a", ratio="BR/r", **options
     )
     assert (entry["value"], entry["count"], entry["what"]) == (55.0, 40, what)
-    assert entry["interval"] == pytest.approx((55 - 12.706 * 5, 55 + 12.706 * 5), abs=0.01)  # Student's, 1 degree
+    half = 1.95996 * 100 * torch.cat([torch.ones(20), torch.full((4,), 0.5), torch.zeros(16)]).std().item() / 40**0.5
+    assert entry["interval"] == pytest.approx((55 - half, 55 + half), abs=0.01)  # over the images' means
+    three = [*made, replace(first, correct=torch.arange(40) < 28)]
+    of_three = experiments.record_trials("05/three", "net", three, splits[0], splits[2], RECIPE, **options)
+    half = 4.30265 * 10 / 3**0.5  # Student's, two degrees of freedom
+    assert of_three["interval"] == pytest.approx((60 - half, 60 + half), abs=0.01)
     assert entry["note"] == "by hand"
     details = entry["details"]
     assert (details["accuracies"], details["pairs"], details["timesteps"]) == ([50.0, 60.0], 2, 3)
@@ -112,3 +117,14 @@ def test_the_record_of_trials_by_hand(splits, tmp_path, monkeypatch):
     table = experiments.trials_table([entry, alone])
     assert table["accuracy (%)"].tolist() == [55.0, 50.0]
     assert table["least rate of a layer"][0] == min(first.rates.values())
+
+
+def test_records_trained_alike_are_the_largest_group_of_one_recipe_and_size():
+    def entry(name, images=100, count=10, note="width 1", epochs=2):
+        what = f"net; {name}; {images} training images, {epochs} epochs, 1 seed(s)"
+        return {"what": what, "count": count, "note": note, "details": {"recipe": asdict(Recipe(epochs=epochs))}}
+
+    entries = {"a": entry("a"), "b": entry("b"), "c": entry("c", 200), "d": entry("d", count=20)}
+    entries |= {"e": entry("e", note="width 0.5"), "f": entry("f", epochs=3)}
+    assert [*experiments.trained_alike(entries)] == ["a", "b"]
+    assert experiments.trained_alike({}) == {}
