@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -61,7 +62,7 @@ class Schedule:
 
         Both depend on the seed and these numbers alone, so that a run can go on anywhere.
         """
-        epoch, place = divmod(number, -(-images // self.batch))
+        epoch, place = divmod(number - self.settle, -(-images // self.batch))
         order = torch.randperm(images, generator=torch.Generator().manual_seed(1_000_003 * self.seed + epoch))
         draws = torch.Generator().manual_seed(1_000_003 * self.seed + 1_000 + step)
         return order[place * self.batch : (place + 1) * self.batch], draws
@@ -94,9 +95,12 @@ def learn(
     Raises ValueError if the folder holds the state of another run or a neuron is none of `snnkit.neurons`, and
     RuntimeError, with the name of the pass, if one is silent or saturated when its learning would begin.
     """
+    _check_neurons(body)
     _prepare(body)
     file = Path(folder) / "state.pt" if folder is not None else None
+    weights = {layer: body.get_submodule(layer).weight for layer in body.passes}
     identity = {"net": str(body), "rule": asdict(rule), "schedule": asdict(schedule), "images": images.describe()}
+    identity["start"] = _mark(weights, images)
     state = _stored(file, identity)
     rows, done = state.get("rows", []), state.get("done", 0)
     if state:
@@ -151,20 +155,42 @@ def _prepare(body: Concat) -> None:
     """Give every map of every pass a threshold of its own."""
     for layer, keys in body.passes.items():
         for key in keys:
-            neuron = body.neurons[key]
-            if not isinstance(neuron, LIF):
-                raise ValueError(f"{key} has a {type(neuron).__name__}; build the net with a neuron, LIF or IF")
-            neuron.threshold = torch.ones(body.get_submodule(layer).out_channels, 1, 1)
+            body.neurons[key].threshold = torch.ones(body.get_submodule(layer).out_channels, 1, 1)
+
+
+def _check_neurons(body: Concat) -> None:
+    if not isinstance(body, Concat):
+        raise TypeError(f"body is a {type(body).__name__}; give the spiking part of a net, such as net.body")
+    for key, neuron in body.neurons.items():
+        if not isinstance(neuron, LIF):
+            raise ValueError(f"{key} has a {type(neuron).__name__}; build the net with a neuron, LIF or IF")
 
 
 def _stored(file: Path | None, identity: dict) -> dict:
     """The state that `file` holds of this run, {} if there is none; ValueError if it is another's."""
     if file is None or not file.is_file():
         return {}
-    state = torch.load(file, weights_only=True)
-    if {name: state[name] for name in identity} != identity:
-        raise ValueError(f"{file} belongs to another run (on {state['images']}); use another folder or delete it")
+    try:
+        state = torch.load(file, weights_only=True)
+        other = [name for name in identity if state[name] != identity[name]]
+        state = {name: state[name] for name in ("body", "rows", "done")}
+    except Exception as error:  # whatever torch finds wrong with it
+        raise ValueError(
+            f"{file} holds no state of such a run ({type(error).__name__}); use another folder or delete it"
+        ) from None
+    if other:
+        raise ValueError(
+            f"{file} belongs to another run, with another {', '.join(other)}; use another folder or delete it"
+        )
     return state
+
+
+def _mark(tensors: dict[str, torch.Tensor], images: Split) -> str:
+    """A hash of these tensors and of which images these are."""
+    digest = hashlib.sha256(f"{images.describe()} {tuple(images.pixels.shape)}".encode())
+    for name, value in (tensors | {"indices": images.indices, "mean": images.mean}).items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _refuse_extremes(row: dict, rule: Rule) -> None:
@@ -187,24 +213,27 @@ def rates(
     renamed. `precision` as for `snnkit.simulate`.
     """
     folder = data_root() / "cache" / "rates" if folder is None else Path(folder)
-    digest = hashlib.sha256(f"{body}\n{split.describe()}\n{schedule}\n{precision}".encode())
-    for name, value in body.state_dict().items():
-        digest.update(name.encode() + value.numpy().tobytes())
+    digest = hashlib.sha256(f"{body}\n{_mark(body.state_dict(), split)}\n{schedule}\n{precision}".encode())
     file = folder / f"{digest.hexdigest()[:16]}.rates"
+    _check_neurons(body)
     height, breadth = (side // 2 for side in split.pixels.shape[2:])
     shape = len(split), body.channels, height, breadth
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")
-        stored = np.memmap(part, np.uint8, "w+", shape=shape)
-        for start in range(0, len(split), AT_ONCE):
-            index = slice(start, min(start + AT_ONCE, len(split)))
-            draws = torch.Generator().manual_seed(schedule.seed * len(split) + start)
-            options = {"coding": schedule.coding, "generator": draws, "precision": precision}
-            spikes = simulate(body.eval(), split.batch(index), schedule.timesteps, **options).output
-            stored[index] = (255 * spikes.mean(0)).round().to(torch.uint8).numpy()
-        stored.flush()
-        part.replace(file)
+        try:
+            with part.open("wb") as stored:
+                for start in range(0, len(split), AT_ONCE):
+                    index = slice(start, min(start + AT_ONCE, len(split)))
+                    draws = torch.Generator().manual_seed(schedule.seed * len(split) + start)
+                    options = {"coding": schedule.coding, "generator": draws, "precision": precision}
+                    spikes = simulate(body.eval(), split.batch(index), schedule.timesteps, **options).output
+                    stored.write((255 * spikes.mean(0)).round().to(torch.uint8).numpy().tobytes())
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+    if file.stat().st_size != math.prod(shape):
+        raise ValueError(f"{file} has {file.stat().st_size} bytes where {math.prod(shape)} belong; delete it")
     pixels = torch.from_numpy(np.memmap(file, np.uint8, "c", shape=shape))
     label = f"{split.label} as rates {file.stem}"
     return replace(split, pixels=pixels, mean=torch.zeros(shape[1:]), label=label)

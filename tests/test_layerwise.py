@@ -78,6 +78,30 @@ def test_the_state_of_another_run_is_refused(tmp_path, images):
         learn(fresh().body, images, Rule(tau=2.0), replace(SCHEDULE, epochs=0), tmp_path)
 
 
+def test_other_weights_or_images_of_the_same_name_are_another_run(tmp_path, images):
+    learn(fresh().body, images, Rule(), SCHEDULE, tmp_path, say=lambda line: None)
+    torch.manual_seed(2)
+    elsewhere = build("stdp-resnet2", partial(LIF, 0.9, 1.0, "subtract"), width=0.1, size=8, num_classes=2).body
+    before = weights(elsewhere)
+    with pytest.raises(ValueError, match="belongs to another run, with another start; use another folder"):
+        learn(elsewhere, images, Rule(), SCHEDULE, tmp_path)
+    assert all(torch.equal(before[name], value) for name, value in weights(elsewhere).items() if "weight" in name)
+    with pytest.raises(ValueError, match="another start"):
+        learn(fresh().body, replace(images, indices=images.indices + 12), Rule(), SCHEDULE, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no state"])
+def test_a_file_that_holds_no_state_is_refused(tmp_path, images, content):
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"holds no state of such a run \(\w+\); use another folder or delete it"):
+        learn(fresh().body, images, Rule(), SCHEDULE, tmp_path)
+
+
+def test_a_whole_net_is_refused(images):
+    with pytest.raises(TypeError, match=r"body is a \w+; give the spiking part of a net, such as net.body"):
+        learn(fresh(), images, Rule(), SCHEDULE)
+
+
 def test_layers_learn_one_after_another(images):
     body = fresh("stdp-resnet3").body
     rows = learn(body, images, Rule(), SCHEDULE)
@@ -184,7 +208,50 @@ def test_rates_that_were_cut_leave_no_file_behind(tmp_path, images, monkeypatch)
     monkeypatch.setattr(layerwise, "simulate", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         rates(body, images, SCHEDULE, tmp_path)
-    assert not [*tmp_path.glob("*.rates")]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_other_images_have_rates_of_their_own(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(layerwise, "AT_ONCE", 5)  # the last batch is not full
+    body = fresh().body
+    learn(body, images, Rule(), replace(SCHEDULE, epochs=0))
+    schedule = replace(SCHEDULE, coding="constant")
+    found = [rates(body, images, schedule, tmp_path)]
+    others = (
+        replace(images, mean=images.mean + 0.1),
+        replace(images, indices=images.indices.flip(0), pixels=images.pixels.flip(0)),
+    )
+    for n, other in enumerate(others, 2):
+        assert other.describe() == images.describe()
+        found.append(rates(body, other, schedule, tmp_path))
+        assert len([*tmp_path.iterdir()]) == n
+        assert not torch.equal(found[-1].pixels, found[0].pixels)
+    assert not torch.equal(found[0].pixels[:5], found[0].pixels[5:10])
+    assert found[0].pixels[10:].any()
+
+
+def test_a_file_of_rates_that_was_cut_is_named(tmp_path, images):
+    body = fresh().body
+    rates(body, images, SCHEDULE, tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"\.rates has 5 bytes where 1536 belong; delete it"):
+        rates(body, images, SCHEDULE, tmp_path)
+
+
+def test_rates_of_a_net_without_neurons_are_refused(tmp_path, images):
+    with pytest.raises(ValueError, match="conv1 has a ReLU; build the net with a neuron"):
+        rates(build("stdp-resnet2", width=0.1, size=8).body, images, SCHEDULE, tmp_path)
+
+
+@pytest.mark.parametrize(("count", "batch", "settle"), [(12, 5, 3), (12, 5, 7), (10, 5, 2)])
+def test_every_image_is_learned_from_once_an_epoch(count, batch, settle):
+    schedule = replace(SCHEDULE, batch=batch, settle=settle, epochs=2)
+    an_epoch = -(-count // batch)
+    numbers = range(settle, settle + 2 * an_epoch)
+    seen = torch.cat([schedule.batch_of(count, number, number)[0] for number in numbers])
+    assert seen.bincount().tolist() == count * [2]
+    assert seen[:count].bincount().tolist() == count * [1]
 
 
 @pytest.mark.parametrize(
