@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from snnkit.fingerprint import fingerprint
 from snnkit.neurons import LIF
 from snnkit.paths import write_atomically
 
@@ -65,7 +65,7 @@ def landscape(
     kept, moves = {name: value.clone() for name, value in net.state_dict().items()}, directions(net, seed)
     values, file = torch.full((len(alphas), len(betas)), math.nan), None
     if folder is not None:
-        file = Path(folder) / f"{_mark(kept, f'{alphas} {betas} {seed} {what}')}.pt"
+        file = Path(folder) / f"{fingerprint(f'{alphas} {betas} {seed} {what}', kept)}.pt"
         values = _stored(file, values.shape) if file.is_file() else values
     try:
         for row, column in tqdm(values.isnan().nonzero().tolist(), "landscape", leave=False, disable=not bar):
@@ -93,10 +93,3 @@ def _stored(file: Path, shape: torch.Size) -> torch.Tensor:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{file} holds no such landscape ({told}); delete it") from None
     return values
-
-
-def _mark(tensors: dict[str, torch.Tensor], description: str) -> str:
-    digest = hashlib.sha256(description.encode())
-    for name, tensor in tensors.items():
-        digest.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 from snnkit import coding as codings
 from snnkit.concat import Concat
 from snnkit.data import Split
+from snnkit.fingerprint import fingerprint
 from snnkit.neurons import LIF
 from snnkit.paths import data_root, write_atomically
 from snnkit.simulation import simulate
@@ -185,12 +185,10 @@ def _stored(file: Path | None, identity: dict) -> dict:
     return state
 
 
-def _mark(tensors: dict[str, torch.Tensor], images: Split) -> str:
-    """A hash of these tensors and of which images these are."""
-    digest = hashlib.sha256(f"{images.describe()} {tuple(images.pixels.shape)}".encode())
-    for name, value in (tensors | {"indices": images.indices, "mean": images.mean}).items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _mark(tensors: dict[str, torch.Tensor], images: Split, told: str = "") -> str:
+    """A short name for these tensors, for which images these are, and for `told`."""
+    told = f"{told}\n{images.describe()} {tuple(images.pixels.shape)}"
+    return fingerprint(told, tensors | {"indices": images.indices, "mean": images.mean})
 
 
 def _refuse_extremes(row: dict, rule: Rule) -> None:
@@ -213,9 +211,8 @@ def rates(
     renamed. `precision` as for `snnkit.simulate`.
     """
     folder = data_root() / "cache" / "rates" if folder is None else Path(folder)
-    digest = hashlib.sha256(f"{body}\n{_mark(body.state_dict(), split)}\n{schedule}\n{precision}".encode())
-    file = folder / f"{digest.hexdigest()[:16]}.rates"
     _check_neurons(body)
+    file = folder / f"{_mark(body.state_dict(), split, f'{body} {schedule} {precision}')}.rates"
     height, breadth = (side // 2 for side in split.pixels.shape[2:])
     shape = len(split), body.channels, height, breadth
     if not file.is_file():

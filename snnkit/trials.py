@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 
 from snnkit import energy, evaluate, models, train
 from snnkit.data import Split
+from snnkit.fingerprint import fingerprint
 from snnkit.paths import data_root
 from snnkit.recipe import Recipe
 
@@ -106,7 +106,4 @@ def _folder(net: nn.Module, training: Split, recipe: Recipe) -> Path:
     unusual = {f.name: getattr(recipe, f.name) for f in fields(recipe) if getattr(recipe, f.name) != f.default}
     shape = tuple(training.pixels.shape[1:])
     images = training.describe() + (f" {shape}" if shape != (3, 32, 32) else "")
-    digest = hashlib.sha256(f"{net}\n{unusual}\n{images}".encode())
-    for name, value in net.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return data_root() / "cache" / "trials" / digest.hexdigest()[:16]
+    return data_root() / "cache" / "trials" / fingerprint(f"{net}\n{unusual}\n{images}", net.state_dict())
