@@ -69,9 +69,10 @@ class Concat(nn.Module):
 class ConcatNet(nn.Module):
     """`[N, in_channels, size, size] -> [N, num_classes]`: a `body`, and a `head` of ReLU layers on its maps.
 
-    Both "skips" of the paper are concatenations, as its parameter counts show. In its spiking form the body spikes and
-    the head runs once, on rates: the means of the pooled spikes over all steps (`snnkit.hybrid.Static`). `config` holds
-    the arguments that rebuild the net.
+    Both "skips" of the paper are concatenations: its parameter counts show that of the maps before the head; that of
+    the image before the second convolution, a thousand weights more or less, is too small to show in them and our
+    reading. In its spiking form the body spikes and the head runs once, on rates: the means of the pooled spikes over
+    all steps (`snnkit.hybrid.Static`). `config` holds the arguments that rebuild the net.
 
     Raises ValueError for a dropout, which these nets have not.
     """
@@ -81,9 +82,9 @@ class ConcatNet(nn.Module):
         name, convolutional = NAME.fullmatch(config["name"]).groups()
         if config["dropout"]:
             raise ValueError(f"dropout is {config['dropout']}; {config['name']} has none, leave it at 0")
-        if config["size"] < 2:
+        if config["size"] < (least := 8 if convolutional else 2):
             raise ValueError(
-                f"{config['name']} pools an image of size {config['size']} away to nothing; give a larger size"
+                f"{config['name']} pools an image of size {config['size']} away to nothing; give at least {least}"
             )
         self.config = config
         self.body = Concat(BACKBONES[name], neuron, config["in_channels"], config["width"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
@@ -96,12 +97,13 @@ def learn(
     RuntimeError, with the name of the pass, if one is silent or saturated when its learning would begin.
     """
     _check_neurons(body)
-    _prepare(body)
+    prepared = _prepare(copy.deepcopy(body))
     file = Path(folder) / "state.pt" if folder is not None else None
     weights = {layer: body.get_submodule(layer).weight for layer in body.passes}
-    identity = {"net": str(body), "rule": asdict(rule), "schedule": asdict(schedule), "images": images.describe()}
+    identity = {"net": str(prepared), "rule": asdict(rule), "schedule": asdict(schedule), "images": images.describe()}
     identity["start"] = _mark(weights, images)
     state = _stored(file, identity)
+    _prepare(body)
     rows, done = state.get("rows", []), state.get("done", 0)
     if state:
         body.load_state_dict(state["body"])
@@ -151,11 +153,12 @@ def _present(body: Concat, layer: str, train, rule: Rule, generator, first: bool
     return rows
 
 
-def _prepare(body: Concat) -> None:
-    """Give every map of every pass a threshold of its own."""
+def _prepare(body: Concat) -> Concat:
+    """Give every map of every pass a threshold of its own, in place."""
     for layer, keys in body.passes.items():
         for key in keys:
             body.neurons[key].threshold = torch.ones(body.get_submodule(layer).out_channels, 1, 1)
+    return body
 
 
 def _check_neurons(body: Concat) -> None:

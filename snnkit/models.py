@@ -55,7 +55,17 @@ def build(
     kind = Net if name in TOPOLOGIES else next((kind for kind, known in kinds.items() if known.fullmatch(name)), None)
     if kind is None:
         deeper = [f"{kind} (or any depth 6 n + 2)" for kind in (*RESNETS, *(f"{kind}-resnet20" for kind in KINDS))]
-        known = ", ".join(sorted([*TOPOLOGIES, *BACKBONES, *(f"resnet{depth}" for depth in IMAGENET), *deeper]))
+        known = ", ".join(
+            sorted(
+                [
+                    *TOPOLOGIES,
+                    *BACKBONES,
+                    *(f"{name}-convnn" for name in BACKBONES),
+                    *(f"resnet{depth}" for depth in IMAGENET),
+                    *deeper,
+                ]
+            )
+        )
         raise ValueError(f"unknown model {name!r}; the models are {known}")
     if not width > 0:
         raise ValueError(f"width is {width}; it must be above 0 (1.0 is the paper's net)")
@@ -70,8 +80,11 @@ def build(
     )
     extras = {"relu": list(relu), "stochmax": stochmax}
     config |= {option: value for option, value in extras.items() if value}
-    if (relu and kind is not Net) or (stochmax and kind not in (Net, ConcatNet)):
-        raise ValueError(f"relu and stochmax are for {', '.join(sorted(TOPOLOGIES))}; {name} is none of them")
+    feedforward = ", ".join(sorted(TOPOLOGIES))
+    if relu and kind is not Net:
+        raise ValueError(f"relu is for {feedforward}; {name} is none of them")
+    if stochmax and kind not in (Net, ConcatNet):
+        raise ValueError(f"stochmax is for {feedforward} and the stdp nets; {name} is none of them")
     net = Net(TOPOLOGIES[name], neuron, config) if kind is Net else kind(config, neuron)
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

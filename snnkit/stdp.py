@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from numbers import Real
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class Rule:
     `target` is the rate, in spikes a neuron and step, to which the threshold that all neurons of a map share is
     steered, by up to a share of `adaptation` an iteration; with 0 thresholds stay as they are.
 
-    Raises ValueError for a value out of range.
+    Raises ValueError for a value that is no number or out of range.
     """
 
     learning_rate: float = 0.05
@@ -47,6 +48,9 @@ class Rule:
     adaptation: float = 0.3
 
     def __post_init__(self):
+        for name, value in asdict(self).items():
+            if name != "competition" and not (isinstance(value, Real) and math.isfinite(value)):
+                raise ValueError(f"{name} is {value!r}; it must be a finite number")
         if not self.tau > 0:
             raise ValueError(f"tau is {self.tau}; it must be above 0 time steps")
         if not 0 <= self.offset <= 1:
@@ -73,7 +77,11 @@ def weight_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule:
     `pre` [T, B, I, H, W] are the spikes that the layer reads, `post` [T, B, O, H', W'] those of its neurons that learn.
     The changes that single spikes ask for are averaged over those at which the synapse had a neuron in front of it, not
     the padding; a kernel without a spike stays. Work goes with the number of places where a neuron fires.
+
+    Raises ValueError for trains that `layer` would not read or send, and for a layer with groups or a padding of
+    anything but zeros.
     """
+    _check_fit(layer, pre, post)
     (rows, columns), (down, right), (wide, broad) = layer.padding, layer.stride, layer.dilation
     kernel = [*itertools.product(*map(range, layer.kernel_size))]
     trace = torch.zeros_like(pre[0])  # sign * exp(-age / tau) of the latest spike
@@ -92,6 +100,20 @@ def weight_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule:
     spikes, rises = sums[:, -1:].clamp(min=1), rises[:, :-1]
     falls, weight = rises - sums[:, :-1], layer.weight.detach()
     return rule.learning_rate * ((rule.high - weight) * rises - (weight - rule.low) * falls) / spikes
+
+
+def _check_fit(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor) -> None:
+    if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        raise ValueError(
+            f"{layer} cannot learn by this rule; give one without groups and with zeros as padding, in pixels"
+        )
+    if pre.ndim != 5 or pre.shape[2] != layer.in_channels:
+        raise ValueError(f"pre has shape {tuple(pre.shape)}; it must be [T, B, {layer.in_channels}, H, W]")
+    reach = [span * (size - 1) + 1 for span, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+    geometry = zip(pre.shape[3:], layer.padding, reach, layer.stride, strict=True)
+    sides = [(side + 2 * padding - wide) // stride + 1 for side, padding, wide, stride in geometry]
+    if (sent := (*pre.shape[:2], layer.out_channels, *sides)) != post.shape:
+        raise ValueError(f"post has shape {tuple(post.shape)}; behind pre the layer's neurons send {sent}")
 
 
 def learners(drive: torch.Tensor, rule: Rule, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -113,7 +113,7 @@ def test_a_part_of_ones_own():
         ({"relu": ["conv9"]}, "relu names conv9; the layers are conv1, conv2, conv3#1, conv3#2, fc1"),
         ({"relu": ["conv1", "conv2", "conv3#1", "conv3#2", "fc1"]}, "relu names every layer"),
         ({"relu": ["conv1"], "neuron": None}, "relu is for hybrid nets; give a neuron"),
-        ({"relu": ["conv1"], "name": "resnet20"}, "relu and stochmax are for .*; resnet20 is none of them"),
+        ({"relu": ["conv1"], "name": "resnet20"}, "relu is for .*; resnet20 is none of them"),
     ],
 )
 def test_a_choice_of_layers_that_makes_no_hybrid_is_refused(arguments, words):

@@ -11,7 +11,7 @@ from snnkit.data import Split
 from snnkit.layerwise import Schedule, learn, rates
 from snnkit.models import build
 from snnkit.neurons import LIF
-from snnkit.stdp import Rule
+from snnkit.stdp import Rule, adapt, learners, weight_change
 
 SCHEDULE = Schedule(timesteps=8, batch=5, epochs=2, settle=3)
 
@@ -64,6 +64,69 @@ def test_a_run_that_was_cut_ends_with_the_same_weights(tmp_path, monkeypatch, im
     assert said[0].startswith("resuming after")
 
 
+def by_hand(body, images: Split, rule: Rule, schedule: Schedule) -> list[float]:
+    """Kernels and thresholds of a `stdp-resnet2x2` of fresh neurons, one step after another; returns all changes."""
+    plan = [(layer, number) for layer in ("conv1", "conv2") for number in range(schedule.learning(len(images))[1])]
+    thresholds, changes = {}, []
+    for step, (learning, number) in enumerate(plan):
+        index, draws = schedule.batch_of(len(images), step, number)
+        train = value = schedule.encode(images.batch(index), draws)
+        for key in ("conv1", "conv2#1", "conv2#2"):
+            layer = body.get_submodule(key.split("#")[0])
+            pre = value if key == "conv1" else torch.cat([value, train], 2)
+            currents = torch.stack([layer(x) for x in pre])
+            here = key.startswith(learning)
+            if here and number == 0:
+                mean = currents.mean(0).clamp(min=0).mean((0, 2, 3))
+                thresholds[key] = (mean / rule.target).clamp(min=1e-3).view(-1, 1, 1)
+            membrane, sent = torch.zeros_like(currents[0]), []
+            for current in currents:
+                membrane = 0.9 * membrane + current
+                sent.append((membrane >= thresholds[key]).float())
+                membrane = membrane - sent[-1] * thresholds[key]
+            value = torch.stack(sent)
+            if here and number in schedule.learning(len(images))[0]:
+                learns = learners(currents.sum(0) / thresholds[key], rule, draws)
+                change = weight_change(layer, pre, value * learns, rule)
+                changes.append((change.norm() / layer.weight.norm()).item())
+                layer.weight += change
+            if here:
+                adapt(thresholds[key], value.mean((0, 1, 3, 4)), rule)
+            if key == "conv1" and learning == "conv1":
+                break
+    for key, threshold in thresholds.items():
+        body.neurons[key].threshold = threshold
+    return changes
+
+
+def test_learning_is_that_of_a_plain_loop(images):
+    learned, looped, rule = fresh("stdp-resnet2x2").body, fresh("stdp-resnet2x2").body, Rule(dropout=0.4)
+    rows = learn(learned, images, rule, SCHEDULE, say=lambda line: None)
+    with torch.no_grad():
+        changes = by_hand(looped, images, rule, SCHEDULE)
+    assert [row["change"] for row in rows if row["learning"]] == pytest.approx(changes, rel=1e-4)
+    for name, value in weights(learned).items():
+        torch.testing.assert_close(value, weights(looped)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_order_and_draws_depend_on_seed_epoch_and_step():
+    def drawn(step: int, number: int, seed: int = 0) -> tuple[list, int]:
+        index, draws = Schedule(batch=20, settle=1, seed=seed).batch_of(20, step, number)
+        return index.tolist(), draws.initial_seed()
+
+    order, draws = drawn(1, 1)
+    assert order != sorted(order) == [*range(20)]
+    assert drawn(1, 1) == (order, draws)
+    assert drawn(9, 1)[0] == order, "another layer sees the same batches"
+    assert drawn(1, 2)[0] != order, "another epoch another order"
+    assert drawn(1, 1, seed=1)[0] != order
+    assert len({draws, drawn(2, 1)[1], drawn(1, 1, seed=1)[1]}) == 3
+
+
+def test_without_epochs_as_many_batches_as_settle():
+    assert Schedule(settle=4, epochs=0).learning(12) == (range(4, 4), 4)
+
+
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, images):
     first, second = fresh().body, fresh().body
     rows = learn(first, images, Rule(), SCHEDULE, tmp_path)
@@ -74,8 +137,15 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, images):
 
 def test_the_state_of_another_run_is_refused(tmp_path, images):
     learn(fresh().body, images, Rule(), replace(SCHEDULE, epochs=0), tmp_path)
-    with pytest.raises(ValueError, match="belongs to another run"):
-        learn(fresh().body, images, Rule(tau=2.0), replace(SCHEDULE, epochs=0), tmp_path)
+    for body, shown, rule, schedule, other in (
+        (fresh(), images, Rule(tau=2.0), SCHEDULE, "rule"),
+        (fresh(), images, Rule(), replace(SCHEDULE, seed=1), "schedule"),
+        (fresh(), images.first(6), Rule(), SCHEDULE, "images"),
+        (fresh("stdp-resnet3"), images, Rule(), SCHEDULE, "net"),
+    ):
+        with pytest.raises(ValueError, match=f"belongs to another run, with another .*{other}"):
+            learn(body.body, shown, rule, replace(schedule, epochs=0), tmp_path)
+        assert body.body.neurons["conv1"].threshold == 1.0, "a net that was refused is as before"
 
 
 def test_other_weights_or_images_of_the_same_name_are_another_run(tmp_path, images):
@@ -167,6 +237,19 @@ def test_nothing_is_learned_from_nothing():
     assert torch.equal(body.conv1.weight, before)
 
 
+def test_a_later_pass_that_falls_silent_is_named_and_nothing_learned(images, monkeypatch):
+    body = fresh("stdp-resnet2x2").body
+    start = weights(body)["conv2.weight"]
+    monkeypatch.setattr(
+        layerwise,
+        "adapt",
+        lambda threshold, rates, rule: threshold.mul_(3 if threshold is body.neurons["conv2#2"].threshold else 1),
+    )
+    with pytest.raises(RuntimeError, match="conv2#2 is silent"):
+        learn(body, images, Rule(), SCHEDULE, say=lambda line: None)
+    assert torch.equal(body.conv2.weight, start)
+
+
 def test_a_layer_that_always_fires_is_named(images, monkeypatch):
     monkeypatch.setattr(layerwise, "adapt", lambda threshold, rates, rule: threshold.fill_(1e-3))
     with pytest.raises(RuntimeError, match="conv1 is saturated"):
@@ -201,6 +284,25 @@ def test_rates_are_kept_one_file_for_each_body_schedule_and_split(tmp_path, imag
     assert not torch.equal(first.pixels, other.pixels)
     monkeypatch.setattr(layerwise, "simulate", None)
     assert torch.equal(rates(body, images, SCHEDULE, tmp_path).pixels, first.pixels)
+
+
+def test_each_batch_of_rates_has_draws_of_its_own_and_the_precision_asked_for(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(layerwise, "AT_ONCE", 5)
+    body, asked, simulated = fresh().body, [], layerwise.simulate
+    learn(body, images, Rule(), replace(SCHEDULE, epochs=0), say=lambda line: None)
+    alike = replace(images, pixels=images.pixels[:1].expand(12, -1, -1, -1))
+    found = rates(body, alike, SCHEDULE, tmp_path).pixels
+    assert not torch.equal(found[:5], found[5:10])
+
+    def note(*arguments, **options):
+        asked.append(options["precision"])
+        return simulated(*arguments, **options)
+
+    monkeypatch.setattr(layerwise, "simulate", note)
+    rates(body, images, SCHEDULE, tmp_path, "fp32")
+    assert asked == 3 * ["fp32"]
+    body.conv1.weight.data *= -1
+    assert not torch.equal(rates(body, alike, SCHEDULE, tmp_path).pixels, found), "other kernels, other rates"
 
 
 def test_rates_that_were_cut_leave_no_file_behind(tmp_path, images, monkeypatch):

@@ -27,10 +27,10 @@ def slow_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule: R
     """Every spike of every neuron, every synapse of it, every spike that the synapse has seen."""
     change, asked_by = torch.zeros_like(layer.weight), torch.zeros_like(layer.weight)
     height, width = pre.shape[-2:]
-    (stride, _), (padding, _) = layer.stride, layer.padding
+    (down, right), (above, beside), (wide, broad) = layer.stride, layer.padding, layer.dilation
     for t, b, o, y, x in post.nonzero().tolist():
         for i, ky, kx in itertools.product(*map(range, layer.weight.shape[1:])):
-            row, column = y * stride + ky - padding, x * stride + kx - padding
+            row, column = y * down + ky * wide - above, x * right + kx * broad - beside
             if not (0 <= row < height and 0 <= column < width):
                 continue
             asked = -rule.offset
@@ -53,6 +53,14 @@ def test_the_change_is_that_of_a_loop_over_every_spike(stride, signed):
     change = weight_change(layer, pre, post, rule)
     assert change.abs().max() > 0.01
     torch.testing.assert_close(change, slow_change(layer, pre, post, rule).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_height_and_width_may_differ_in_all():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 2, (3, 2), (1, 2), padding=(2, 1), dilation=(2, 1), bias=False).double()
+    pre = spikes(4, 1, 2, 6, 5)
+    post, rule = spikes(4, 1, 2, *layer(pre[0]).shape[-2:], seed=2), Rule(tau=3.0, offset=0.4)
+    torch.testing.assert_close(weight_change(layer, pre, post, rule), slow_change(layer, pre, post, rule).detach())
 
 
 @pytest.mark.parametrize(("late_by", "sign"), [(0, 1), (1, 1), (2, 1), (3, -1), (6, -1)])
@@ -122,6 +130,12 @@ def test_dropped_maps_neither_learn_nor_compete(competition):
         assert (at_a_place == 1).double().mean() > 0.95, "someone wins unless all are dropped"
 
 
+def test_each_image_drops_maps_of_its_own():
+    drawn = torch.Generator().manual_seed(0)
+    kept = learners(torch.ones(50, 8, 1, 1), Rule(dropout=0.5, competition="none"), drawn).flatten(1)
+    assert len(kept.unique(dim=0)) > 10
+
+
 @pytest.mark.parametrize(("rate", "factor"), [(0.0, -1), (0.05, -0.5), (0.1, 0), (0.15, 0.5), (0.2, 1), (0.9, 1)])
 def test_thresholds_move_against_the_rate(rate, factor):
     threshold = torch.full((2, 1, 1), 3.0)
@@ -140,8 +154,39 @@ def test_thresholds_move_against_the_rate(rate, factor):
         ({"dropout": 1.0}, r"dropout is 1.0; it must lie in \[0, 1\)"),
         ({"target": 0.0}, r"target is 0.0; it must lie in \(0, 1\)"),
         ({"adaptation": -0.1}, r"adaptation is -0.1; it must lie in \[0, 1\]"),
+        ({"adaptation": 1.1}, r"adaptation is 1.1; it must lie in \[0, 1\]"),
+        ({"offset": -0.1}, r"offset is -0.1; it must lie in \[0, 1\]"),
+        ({"learning_rate": 0.0}, r"learning_rate is 0.0; it must lie in \(0, 0.909\]"),
+        ({"dropout": -0.1}, r"dropout is -0.1; it must lie in \[0, 1\)"),
+        ({"target": 1.0}, r"target is 1.0; it must lie in \(0, 1\)"),
+        ({"low": -math.inf}, "low is -inf; it must be a finite number"),
+        ({"tau": math.nan}, "tau is nan; it must be a finite number"),
+        ({"target": "0.1"}, "target is '0.1'; it must be a finite number"),
     ],
 )
 def test_values_out_of_range_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         Rule(**values)
+
+
+@pytest.mark.parametrize(
+    ("pre", "post", "words"),
+    [
+        ((4, 2, 3, 5, 5), (4, 2, 3, 5, 5), r"pre has shape \(4, 2, 3, 5, 5\); it must be \[T, B, 2, H, W\]"),
+        ((4, 2, 5, 5), (4, 3, 5, 5), r"pre has shape \(4, 2, 5, 5\)"),
+        ((4, 2, 2, 5, 5), (4, 1, 3, 5, 5), r"post has shape .*; behind pre the layer's neurons send \(4, 2, 3, 5, 5\)"),
+        ((4, 2, 2, 5, 5), (3, 2, 3, 5, 5), r"send \(4, 2, 3, 5, 5\)"),
+        ((4, 2, 2, 5, 5), (4, 2, 1, 5, 5), r"send \(4, 2, 3, 5, 5\)"),
+        ((4, 2, 2, 5, 6), (4, 2, 3, 5, 1), r"send \(4, 2, 3, 5, 6\)"),
+    ],
+)
+def test_trains_that_do_not_fit_the_layer_are_refused(pre, post, words):
+    with pytest.raises(ValueError, match=words):
+        weight_change(layer_of(2, 3), torch.zeros(pre).double(), torch.zeros(post).double(), Rule())
+
+
+@pytest.mark.parametrize("options", [{"groups": 2}, {"padding_mode": "reflect"}, {"padding": "same"}])
+def test_a_layer_that_the_rule_does_not_know_is_refused(options):
+    layer = nn.Conv2d(2, 2, 3, **{"padding": 1} | options)
+    with pytest.raises(ValueError, match="cannot learn by this rule; give one without groups"):
+        weight_change(layer, torch.zeros(1, 1, 2, 4, 4), torch.zeros(1, 1, 2, 4, 4), Rule())
