@@ -24,6 +24,11 @@ def command(chapter: str, dataset: str, **parameters) -> str:
     return f".venv/bin/python ci/book.py run {chapter}{profiles.get(dataset, elsewhere)}{given}"
 
 
+def group(split: Split, width: float = 1.0) -> str:
+    """The part of a record's id that names the data set, and the width of nets that have not the paper's."""
+    return split.name.removesuffix("-jpeg") + ("" if width == 1 else f"-width-{width:g}")
+
+
 def record_conversion(
     id: str,
     what: str,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,20 +89,17 @@ def learn(
     Every pass of a repeated layer (BackRes) updates its kernels once a batch; the later ones read what the pass before
     has sent. Neurons of a map share a threshold; the first batch sets it from their currents. `body` changes in place.
     Returns a row for each pass and batch: {"layer", "batch", "learning", "rate" (spikes a neuron and step), "threshold"
-    (mean over the maps), "change" (of the kernels, relative to their norm)}. With a `folder` the state is kept there: a
-    later call goes on from it, to the same weights.
+    (mean over the maps), "change" (of the kernels, relative to their norm)}. With a `folder` the state is kept there,
+    under a name that body, images, rule and schedule decide: the same call again goes on from it, to the same weights.
 
-    Raises ValueError if the folder holds the state of another run or a neuron is none of `snnkit.neurons`, and
-    RuntimeError, with the name of the pass, if one is silent or saturated when its learning would begin.
+    Raises ValueError if a neuron is none of `snnkit.neurons` or the state kept is corrupt, and RuntimeError, with the
+    name of the pass, if one is silent or saturated when its learning would begin.
     """
     _check_neurons(body)
-    prepared = _prepare(copy.deepcopy(body))
-    file = Path(folder) / "state.pt" if folder is not None else None
-    weights = {layer: body.get_submodule(layer).weight for layer in body.passes}
-    identity = {"net": str(prepared), "rule": asdict(rule), "schedule": asdict(schedule), "images": images.describe()}
-    identity["start"] = _mark(weights, images)
-    state = _stored(file, identity)
     _prepare(body)
+    mark = _mark(body.state_dict(), images, f"{body} {rule} {schedule}")
+    file = Path(folder) / f"{mark}.pt" if folder is not None else None
+    state = _stored(file)
     rows, done = state.get("rows", []), state.get("done", 0)
     if state:
         body.load_state_dict(state["body"])
@@ -121,7 +117,7 @@ def learn(
                 _refuse_extremes(row, rule)
         if file is not None and (number == total - 1 or number % KEEP_EVERY == 0):
             buffer = io.BytesIO()
-            torch.save(identity | {"body": body.state_dict(), "rows": rows, "done": step + 1}, buffer)
+            torch.save({"body": body.state_dict(), "rows": rows, "done": step + 1}, buffer)
             write_atomically(file, buffer.getvalue())
         if number == total - 1:
             say(f"{layer}: " + ", ".join(f"{row['layer']} fires {row['rate']:.3f} a neuron and step" for row in found))
@@ -153,12 +149,11 @@ def _present(body: Concat, layer: str, train, rule: Rule, generator, first: bool
     return rows
 
 
-def _prepare(body: Concat) -> Concat:
-    """Give every map of every pass a threshold of its own, in place."""
+def _prepare(body: Concat) -> None:
+    """Give every map of every pass a threshold of its own."""
     for layer, keys in body.passes.items():
         for key in keys:
             body.neurons[key].threshold = torch.ones(body.get_submodule(layer).out_channels, 1, 1)
-    return body
 
 
 def _check_neurons(body: Concat) -> None:
@@ -169,26 +164,18 @@ def _check_neurons(body: Concat) -> None:
             raise ValueError(f"{key} has a {type(neuron).__name__}; build the net with a neuron, LIF or IF")
 
 
-def _stored(file: Path | None, identity: dict) -> dict:
-    """The state that `file` holds of this run, {} if there is none; ValueError if it is another's."""
+def _stored(file: Path | None) -> dict:
+    """The state that `file` holds, {} if there is none; ValueError if it is corrupt."""
     if file is None or not file.is_file():
         return {}
     try:
         state = torch.load(file, weights_only=True)
-        other = [name for name in identity if state[name] != identity[name]]
-        state = {name: state[name] for name in ("body", "rows", "done")}
+        return {name: state[name] for name in ("body", "rows", "done")}
     except Exception as error:  # whatever torch finds wrong with it
-        raise ValueError(
-            f"{file} holds no state of such a run ({type(error).__name__}); use another folder or delete it"
-        ) from None
-    if other:
-        raise ValueError(
-            f"{file} belongs to another run, with another {', '.join(other)}; use another folder or delete it"
-        )
-    return state
+        raise ValueError(f"{file} holds no state of such a run ({type(error).__name__}); delete it") from None
 
 
-def _mark(tensors: dict[str, torch.Tensor], images: Split, told: str = "") -> str:
+def _mark(tensors: dict[str, torch.Tensor], images: Split, told: str) -> str:
     """A short name for these tensors, for which images these are, and for `told`."""
     told = f"{told}\n{images.describe()} {tuple(images.pixels.shape)}"
     return fingerprint(told, tensors | {"indices": images.indices, "mean": images.mean})

@@ -55,17 +55,8 @@ def build(
     kind = Net if name in TOPOLOGIES else next((kind for kind, known in kinds.items() if known.fullmatch(name)), None)
     if kind is None:
         deeper = [f"{kind} (or any depth 6 n + 2)" for kind in (*RESNETS, *(f"{kind}-resnet20" for kind in KINDS))]
-        known = ", ".join(
-            sorted(
-                [
-                    *TOPOLOGIES,
-                    *BACKBONES,
-                    *(f"{name}-convnn" for name in BACKBONES),
-                    *(f"resnet{depth}" for depth in IMAGENET),
-                    *deeper,
-                ]
-            )
-        )
+        learned = [backbone + tail for backbone in BACKBONES for tail in ("", "-convnn")]
+        known = ", ".join(sorted([*TOPOLOGIES, *learned, *(f"resnet{depth}" for depth in IMAGENET), *deeper]))
         raise ValueError(f"unknown model {name!r}; the models are {known}")
     if not width > 0:
         raise ValueError(f"width is {width}; it must be above 0 (1.0 is the paper's net)")

@@ -2,6 +2,7 @@
 
 import copy
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -121,6 +122,11 @@ def test_the_microscope_sees_what_a_layer_should_and_does_fire():
     assert layers["0"].expected.item() == 0.5
     assert layers["0"].rate.flatten().tolist() == pytest.approx([0.5, 0.5, 0.4])
     assert layers["2"].error().tolist() == pytest.approx([0, 0, 0.1])
+
+
+def test_records_of_other_widths_have_names_of_their_own(digits):
+    assert [experiments.group(digits), experiments.group(digits, 0.25)] == ["digits", "digits-width-0.25"]
+    assert experiments.group(replace(digits, name="cifar10-jpeg")) == "cifar10"
 
 
 def test_a_conversion_record_holds_what_the_chapter_shows(digits, tmp_path, monkeypatch):

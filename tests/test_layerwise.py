@@ -135,36 +135,37 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, images):
     assert same(weights(first), weights(second))
 
 
-def test_the_state_of_another_run_is_refused(tmp_path, images):
-    learn(fresh().body, images, Rule(), replace(SCHEDULE, epochs=0), tmp_path)
-    for body, shown, rule, schedule, other in (
-        (fresh(), images, Rule(tau=2.0), SCHEDULE, "rule"),
-        (fresh(), images, Rule(), replace(SCHEDULE, seed=1), "schedule"),
-        (fresh(), images.first(6), Rule(), SCHEDULE, "images"),
-        (fresh("stdp-resnet3"), images, Rule(), SCHEDULE, "net"),
-    ):
-        with pytest.raises(ValueError, match=f"belongs to another run, with another .*{other}"):
-            learn(body.body, shown, rule, replace(schedule, epochs=0), tmp_path)
-        assert body.body.neurons["conv1"].threshold == 1.0, "a net that was refused is as before"
+def test_other_nets_weights_images_rules_and_schedules_have_states_of_their_own(tmp_path, images):
+    schedule = replace(SCHEDULE, epochs=0)
 
+    def elsewhere():
+        body = fresh().body
+        body.conv1.weight.data *= -1
+        return body
 
-def test_other_weights_or_images_of_the_same_name_are_another_run(tmp_path, images):
-    learn(fresh().body, images, Rule(), SCHEDULE, tmp_path, say=lambda line: None)
-    torch.manual_seed(2)
-    elsewhere = build("stdp-resnet2", partial(LIF, 0.9, 1.0, "subtract"), width=0.1, size=8, num_classes=2).body
-    before = weights(elsewhere)
-    with pytest.raises(ValueError, match="belongs to another run, with another start; use another folder"):
-        learn(elsewhere, images, Rule(), SCHEDULE, tmp_path)
-    assert all(torch.equal(before[name], value) for name, value in weights(elsewhere).items() if "weight" in name)
-    with pytest.raises(ValueError, match="another start"):
-        learn(fresh().body, replace(images, indices=images.indices + 12), Rule(), SCHEDULE, tmp_path)
+    runs = [
+        (lambda: fresh().body, images, Rule(), schedule),
+        (lambda: fresh("stdp-resnet3").body, images, Rule(), schedule),
+        (elsewhere, images, Rule(), schedule),
+        (lambda: fresh().body, images.first(6), Rule(), schedule),
+        (lambda: fresh().body, replace(images, indices=images.indices + 12), Rule(), schedule),
+        (lambda: fresh().body, images, Rule(target=0.2), schedule),
+        (lambda: fresh().body, images, Rule(), replace(schedule, seed=1)),
+    ]
+    for count, (start, *others) in enumerate(runs, 1):
+        kept, alone = start(), start()
+        assert learn(kept, *others, tmp_path, say=lambda line: None) == learn(alone, *others, say=lambda line: None)
+        assert same(weights(kept), weights(alone))
+        assert len([*tmp_path.iterdir()]) == count
 
 
 @pytest.mark.parametrize("content", [b"", b"no state"])
 def test_a_file_that_holds_no_state_is_refused(tmp_path, images, content):
-    (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"holds no state of such a run \(\w+\); use another folder or delete it"):
-        learn(fresh().body, images, Rule(), SCHEDULE, tmp_path)
+    learn(fresh().body, images, Rule(), replace(SCHEDULE, epochs=0), tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"holds no state of such a run \(\w+\); delete it"):
+        learn(fresh().body, images, Rule(), replace(SCHEDULE, epochs=0), tmp_path)
 
 
 def test_a_whole_net_is_refused(images):
