@@ -155,12 +155,14 @@ def paired_difference(a: torch.Tensor, b: torch.Tensor, confidence: float = 0.95
 def paired_over_seeds(a: torch.Tensor, b: torch.Tensor, confidence: float = 0.95) -> Mean:
     """Accuracy of the nets `a` minus that of `b`, bool [seeds, images] each, trained in pairs from the same seeds.
 
-    Each pair's difference on the same images is one observation: the interval (Student's t) says what another seed
-    would have given, which images alone cannot. Raises ValueError for other shapes or a single seed.
+    From three seeds on each pair's difference is one observation: the interval (Student's t) says what another seed
+    would have given. Fewer seeds cannot say that; then each image's difference, the mean over the pairs, is one
+    observation. Raises ValueError for other shapes.
     """
-    if a.shape != b.shape or a.dim() != 2 or len(a) < 2:
-        raise ValueError(f"give answers [seeds, images] of at least two seeds; got {tuple(a.shape)}, {tuple(b.shape)}")
-    return student_interval((a.double() - b.double()).mean(1), confidence)
+    if a.shape != b.shape or a.dim() != 2 or not a.numel():
+        raise ValueError(f"give answers [seeds, images] to the same images; got {tuple(a.shape)}, {tuple(b.shape)}")
+    apart = a.double() - b.double()
+    return student_interval(apart.mean(1), confidence) if len(a) > 2 else _normal_interval(apart.mean(0), confidence)
 
 
 def student_interval(values: torch.Tensor, confidence: float = 0.95) -> Mean:

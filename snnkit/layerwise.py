@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from snnkit.stdp import Rule, adapt, learners, weight_change
 
 FURTHEST = 5  # above so many times its target rate a layer is saturated, below one part in so many silent
 KEEP_EVERY = 20  # batches
-AT_ONCE = 100  # images whose rates are measured at once
+AT_ONCE = 2000  # images times steps whose rates are measured at once
 LEAST = 1e-3  # of a threshold, whatever the currents
 
 
@@ -45,9 +46,9 @@ class Schedule:
 
     def __post_init__(self):
         codings.check_timesteps(self.timesteps)
-        for name, least in (("batch", 1), ("epochs", 0), ("settle", 1)):
+        for name, least in (("batch", 1), ("epochs", 0), ("settle", 1), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
         if self.coding not in ("poisson", "constant"):
             raise ValueError(f"coding is {self.coding!r}; use 'poisson' or 'constant'")
@@ -89,13 +90,17 @@ def learn(
     Every pass of a repeated layer (BackRes) updates its kernels once a batch; the later ones read what the pass before
     has sent. Neurons of a map share a threshold; the first batch sets it from their currents. `body` changes in place.
     Returns a row for each pass and batch: {"layer", "batch", "learning", "rate" (spikes a neuron and step), "threshold"
-    (mean over the maps), "change" (of the kernels, relative to their norm)}. With a `folder` the state is kept there,
-    under a name that body, images, rule and schedule decide: the same call again goes on from it, to the same weights.
+    (mean over the maps), "change" (of the kernels, relative to their norm), "seconds" (of the batch)}. With a `folder`
+    the state is kept there, under a name that body, images, rule and schedule decide: the same call again goes on from
+    it, to the same weights.
 
-    Raises ValueError if a neuron is none of `snnkit.neurons` or the state kept is corrupt, and RuntimeError, with the
-    name of the pass, if one is silent or saturated when its learning would begin.
+    Raises ValueError if a neuron is none of `snnkit.neurons`, if the images are not coded in spikes but should be
+    learned from, or if the state kept is corrupt, and RuntimeError, with the name of the pass, if one is silent or
+    saturated when its learning would begin.
     """
     _check_neurons(body)
+    if schedule.coding != "poisson" and schedule.epochs:
+        raise ValueError(f"coding is {schedule.coding!r}: STDP learns from spikes; use 'poisson', or 0 epochs")
     _prepare(body)
     mark = _mark(body.state_dict(), images, f"{body} {rule} {schedule}")
     file = Path(folder) / f"{mark}.pt" if folder is not None else None
@@ -108,10 +113,12 @@ def learn(
     work = [(layer, number) for layer in body.passes for number in range(total)]
     left = tqdm(work[done:], "learning", len(work), leave=False, initial=done, disable=not bar)
     for step, (layer, number) in enumerate(left, done):
+        start = time.perf_counter()
         index, generator = schedule.batch_of(len(images), step, number)
         train = schedule.encode(images.batch(index), generator)
         found = _present(body, layer, train, rule, generator, first=number == 0, learning=number in learning)
-        rows += [{"batch": number, "learning": number in learning} | row for row in found]
+        told = {"batch": number, "learning": number in learning, "seconds": time.perf_counter() - start}
+        rows += [told | row for row in found]
         if number == learning.start - 1:
             for row in found:
                 _refuse_extremes(row, rule)
@@ -198,7 +205,8 @@ def rates(
 
     The means of the pooled spikes over all steps, [maps, H / 2, W / 2] in [0, 1], kept on disk in 1/255: in `folder`
     (default: in the data folder's cache), one file for this body, split and schedule, written batch by batch and then
-    renamed. `precision` as for `snnkit.simulate`.
+    renamed. `precision` as for `snnkit.simulate`. Of 36 maps and images of 32 pixels, 45,000 take less than 2 GiB of
+    memory and 1.7 GB on disk, whatever the steps.
     """
     folder = data_root() / "cache" / "rates" if folder is None else Path(folder)
     _check_neurons(body)
@@ -210,8 +218,9 @@ def rates(
         part = file.with_suffix(f".{os.getpid()}.part")
         try:
             with part.open("wb") as stored:
-                for start in range(0, len(split), AT_ONCE):
-                    index = slice(start, min(start + AT_ONCE, len(split)))
+                at_once = max(1, AT_ONCE // schedule.timesteps)
+                for start in range(0, len(split), at_once):
+                    index = slice(start, min(start + at_once, len(split)))
                     draws = torch.Generator().manual_seed(schedule.seed * len(split) + start)
                     options = {"coding": schedule.coding, "generator": draws, "precision": precision}
                     spikes = simulate(body.eval(), split.batch(index), schedule.timesteps, **options).output

@@ -32,7 +32,7 @@ class Rule:
     `competition` "winner": of the neurons at one place of an image only that which is driven most, relative to its
     threshold, learns; "none": all do. `dropout` is the probability that a map is left out of an image's learning.
     `target` is the rate, in spikes a neuron and step, to which the threshold that all neurons of a map share is
-    steered, by up to a share of `adaptation` an iteration; with 0 thresholds stay as they are.
+    steered, by a factor of at most exp(adaptation) an iteration; with 0 thresholds stay as they are.
 
     Raises ValueError for a value that is no number or out of range.
     """

@@ -197,6 +197,18 @@ def test_pairs_of_trainings_by_hand():
     assert mean == pytest.approx(0.25)
     half = 4.302652730 * statistics.stdev(differences) / 3**0.5  # Student's t with two degrees of freedom
     assert (float(low), float(high)) == pytest.approx((0.25 - half, 0.25 + half))
-    for wrong in (a[:1], a[0], a[:2]):
-        with pytest.raises(ValueError, match="of at least two seeds"):
-            evaluate.paired_over_seeds(wrong, b[:1] if len(wrong) == 1 else b)
+    for wrong in (a[0], a[:2], a[:, :3]):
+        with pytest.raises(ValueError, match="to the same images; got"):
+            evaluate.paired_over_seeds(wrong, b)
+    with pytest.raises(ValueError, match="to the same images; got"):
+        evaluate.paired_over_seeds(a[:0], b[:0])
+
+
+def test_one_or_two_pairs_of_trainings_by_hand():
+    a = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]).bool()
+    b = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 1]]).bool()
+    for seeds, differences in ((2, [0.0, 1.0, 0.5, -0.5]), (1, [0.0, 1.0, 1.0, 0.0])):
+        mean, low, high = evaluate.paired_over_seeds(a[:seeds], b[:seeds])
+        half = 1.959963985 * statistics.stdev(differences) / 4**0.5  # over the images, normal
+        middle = sum(differences) / 4
+        assert (float(mean), float(low), float(high)) == pytest.approx((middle, middle - half, middle + half))

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import resource
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -129,14 +126,8 @@ def main() -> None:
 
 
 def _peak(device: str) -> int:
-    """Peak memory of this process in bytes: on a GPU what torch took there, else what was resident (Linux's getrusage
-    would count the parent's, at the fork)."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Peak memory in bytes: on a GPU what torch took there, else this process's."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else memory.peak()
 
 
 if __name__ == "__main__":
