@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -133,7 +134,8 @@ def record_trials(
 
     The value is their mean accuracy in percent; its interval is Wilson's over the `test` images for a single net, over
     the images' means for two (they say nothing of another seed), Student's over the seeds for more. The details hold
-    each net's accuracy, the losses and rates of the first, operations, the `recipe` and `more`. `accuracy` and `ratio`
+    each net's accuracy and its answers (`answers` reads them), the losses and rates of the first, operations, the
+    `recipe` and `more`. `accuracy` and `ratio`
     are ledger ids of rows of a paper's table that also record the accuracy and the energy ratio ANN / SNN in 32-bit
     integers.
     """
@@ -159,6 +161,7 @@ def record_trials(
     details = {
         "timesteps": recipe.timesteps,
         "accuracies": [round(value, 3) for value in values],
+        "correct": [np.packbits(trial.correct.numpy()).tobytes().hex() for trial in trials],
         "losses": [row["loss"] for row in trials[0].history.rows],
         "rates": trials[0].rates,
         "acs_a_mac": [account.acs / account.macs for account in accounts],
@@ -172,6 +175,12 @@ def record_trials(
     if ratio:
         ledger.record(ratio, ratios["int32"], unit="ANN / SNN", what=f"{what}, energy", **common)
     return entry
+
+
+def answers(entry: dict) -> torch.Tensor:
+    """Which test images each net of a record of `record_trials` answered correctly: bool [seeds, images]."""
+    packed = np.stack([np.frombuffer(bytes.fromhex(net), np.uint8) for net in entry["details"]["correct"]])
+    return torch.from_numpy(np.unpackbits(packed, axis=1, count=entry["count"])).bool()
 
 
 def trained_alike(entries: dict[str, dict]) -> dict[str, dict]:

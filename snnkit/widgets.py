@@ -87,6 +87,7 @@ class StdpExplorer(Explorer):
     _esm = script("stdp")
     every = Within(2, 20, 1).tag(sync=True)
     lag = Within(0, 19, 1).tag(sync=True)
+    again = Within(2, 20, 1).tag(sync=True)
     tau = Within(1.0, 20.0, 0.5).tag(sync=True)
     offset = Within(0.0, 1.0, 0.05).tag(sync=True)
     rate = Within(0.01, 0.5, 0.01).tag(sync=True)
@@ -237,11 +238,19 @@ def surrogate_explorer(
 
 
 def stdp_explorer(
-    every: int = 10, lag: int = 2, tau: float = 5.0, offset: float = 0.3, rate: float = 0.05, weight: float = 0.0
+    every: int = 10,
+    lag: int = 2,
+    again: int = 10,
+    tau: float = 5.0,
+    offset: float = 0.3,
+    rate: float = 0.05,
+    weight: float = 0.0,
 ) -> StdpExplorer:
-    """A synapse and its neuron both fire `every` so many steps, the neuron `lag` steps later (BR eq. 5).
+    """A synapse fires once in `every` steps; its neuron first `lag` steps later, then once in `again` (BR eq. 5).
 
     `tau`, `offset` and `rate` as in `snnkit.stdp.Rule`, whose bounds -1 and 1 the weight has; `weight` is its first
     value. Raises traitlets.TraitError, here and on assignment to a trait, for a value outside its control's range.
     """
-    return StdpExplorer(explorer="stdp", every=every, lag=lag, tau=tau, offset=offset, rate=rate, weight=weight)
+    return StdpExplorer(
+        explorer="stdp", every=every, lag=lag, again=again, tau=tau, offset=offset, rate=rate, weight=weight
+    )

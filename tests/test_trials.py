@@ -108,6 +108,8 @@ def test_the_record_of_trials_by_hand(splits, tmp_path, monkeypatch):
     assert entry["note"] == "by hand"
     details = entry["details"]
     assert (details["accuracies"], details["pairs"], details["timesteps"]) == ([50.0, 60.0], 2, 3)
+    assert torch.equal(experiments.answers(entry), torch.stack([trial.correct for trial in made]))
+    assert experiments.answers({"count": 3, "details": {"correct": ["a0"]}}).tolist() == [[True, False, True]]
     assert details["ratios"]["int32"] == pytest.approx(first.account.ratio())
     assert details["recipe"]["optimizer"] == "adam"
     assert (ledger.load("BR/a")["value"], ledger.load("BR/a")["unit"]) == (55.0, "% accuracy")

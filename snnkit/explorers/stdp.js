@@ -30,14 +30,15 @@ export function train(steps, every, lag) {
 function stdpExplorer(context) {
   const { model } = context, get = (name) => model.get(name), T = 30, times = 60, low = -1, high = 1;
   const controls = [
-    slider(model, "every", "Interval (steps)"), slider(model, "lag", "Lag of the neuron"),
-    slider(model, "tau", "Time constant tau"), slider(model, "offset", "Offset"),
-    slider(model, "rate", "Learning rate"), slider(model, "weight", "Weight at first"),
+    slider(model, "every", "Interval of the synapse"), slider(model, "lag", "Lag of the neuron"),
+    slider(model, "again", "Interval of the neuron"), slider(model, "tau", "Time constant tau"),
+    slider(model, "offset", "Offset"), slider(model, "rate", "Learning rate"),
+    slider(model, "weight", "Weight at first"),
   ];
 
   function draw(width) {
-    const [every, lag, tau, offset] = ["every", "lag", "tau", "offset"].map(get);
-    const pre = train(T, every, 0), post = train(T, every, lag), asks = asked(pre, post, tau, offset);
+    const [every, lag, again, tau, offset] = ["every", "lag", "again", "tau", "offset"].map(get);
+    const pre = train(T, every, 0), post = train(T, again, lag), asks = asked(pre, post, tau, offset);
     const weights = presented(asks, { weight: get("weight"), rate: get("rate"), low, high, times });
     const left = 44, right = width - 12, x = scale(0.5, T + 0.5, left, right);
     const window = range(T, (age) => Math.exp(-age / tau) - offset), w = scale(0, T - 1, left, right);
