@@ -64,8 +64,11 @@ def fresh_blocks(
     Batch-norms take their statistics from `images` [B, C, H, W]; the last of every residual path has the gain `sigma`,
     so that is the deviation of what the path brings, all others have the threshold (tdBN).
 
-    Raises ValueError for other kinds, or a sigma below 0.
+    Raises ValueError for an empty list, other kinds, or a sigma below 0.
     """
+    for name, values in (("kinds", kinds), ("sigmas", sigmas), ("thresholds", thresholds), ("depths", depths)):
+        if not len(values):
+            raise ValueError(f"{name} is empty; give at least one")
     if unknown := set(kinds) - {"vanilla", "ms"}:
         raise ValueError(f"kinds names {', '.join(sorted(unknown))}; use 'vanilla' and 'ms'")
     if not min(sigmas) >= 0:

@@ -40,7 +40,9 @@ def check_gate(sigma: float, threshold: float, rate: float) -> None:
 def spike_trains(
     net: SpikingResNet, images: torch.Tensor, timesteps: int, coding: str | None = "constant", **options
 ) -> dict[str, torch.Tensor]:
-    """Spikes [T, B, C, H, W] along depth, where MS Fig. 2a takes them: what goes from block to block.
+    """Spikes [T, B, C, H, W] along depth: what goes from block to block.
+
+    (Our reading of MS Fig. 2a, whose picture is not in the text that we have.)
 
     {"0": before the first block, "1": after it, ...}: the neurons of the sums, or of an "ms" net, whose blocks pass on
     membrane currents, those that read the currents first. `options` as for `snnkit.simulate`. In training mode

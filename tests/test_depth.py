@@ -72,3 +72,11 @@ def test_the_seed_of_the_caller_is_left_alone_and_nonsense_refused():
         fresh_blocks(["ms", "plain"], [0.5], [0.5], [8], images, labels)
     with pytest.raises(ValueError, match=r"sigmas is \[-0.5\]; a deviation must be 0 or above"):
         fresh_blocks(["ms"], [-0.5], [0.5], [8], images, labels)
+
+
+@pytest.mark.parametrize("empty", ["kinds", "sigmas", "thresholds", "depths"])
+def test_an_empty_list_is_refused_by_its_name(empty):
+    images, labels = digits(4, 8)
+    lists = {"kinds": ["ms"], "sigmas": [0.5], "thresholds": [0.5], "depths": [8]} | {empty: []}
+    with pytest.raises(ValueError, match=f"{empty} is empty; give at least one"):
+        fresh_blocks(**lists, images=images, labels=labels)

@@ -1,12 +1,18 @@
 """Parameters of a chapter: what the notebook declares, what may replace it, and what is refused in one line."""
 
+import ast
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from ci.errors import BookError
+from ci.jobs import Book
 from ci.parameters import check, combinations, defaults, single
 
+BOOK = Book(Path(__file__).resolve().parents[1])
 ALLOWED = {"timesteps": 100, "scale": 1.0, "reset": "zero", "signed": True, "grid": [1, 2], "limit": None}
 
 
@@ -130,3 +136,27 @@ def test_a_sweep_with_one_wrong_value_is_refused_as_a_whole(text, says):
     with pytest.raises(BookError) as refusal:
         combinations([text], ALLOWED, "01")
     assert says in str(refusal.value)
+
+
+def cells(chapter, kind):
+    return ["".join(cell["source"]) for cell in json.loads(BOOK.source(chapter))["cells"] if cell["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("chapter", BOOK.chapters)
+def test_the_commands_that_a_chapter_quotes_would_run(chapter):
+    for how, rest in re.findall(r"ci/book\.py (run|sweep) ([^`\n]+)", "\n".join(cells(chapter, "markdown"))):
+        named, *options = shlex.split(rest)
+        given = list(zip(options[::2], options[1::2], strict=True))
+        assert {option for option, _ in given} <= {"-p", "--profile"}, rest
+        BOOK.profile(dict(given).get("--profile", "quick"))
+        read = single if how == "run" else combinations
+        assert read([value for option, value in given if option == "-p"], BOOK.defaults(named), named), rest
+
+
+@pytest.mark.parametrize("chapter", ["04_backres", "05_stochmax", "06_hybridization", "07_ms_resnet"])
+def test_claims_about_printed_numbers_are_asserted_on_the_defaults(chapter):
+    code = next(code for code in cells(chapter, "code") if "as_printed = " in code)
+    (guard,) = (line for line in ast.parse(code).body if ast.unparse(line).startswith("as_printed = "))
+    names = BOOK.defaults(chapter)
+    exec(compile(ast.Module([guard], []), chapter, "exec"), names)
+    assert names["as_printed"] is True
