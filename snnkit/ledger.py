@@ -7,6 +7,7 @@ Ids look like paths (`SN/table1/cifar10-vgg16/spike-norm`); the papers' own numb
 from __future__ import annotations
 
 import datetime
+import difflib
 import json
 import os
 import platform
@@ -83,10 +84,14 @@ def record(
 
 
 def load(id: str, folder: str | Path | None = None) -> dict:
-    """The record stored under `id`. Raises FileNotFoundError that names what is there."""
+    """The record stored under `id`. Raises FileNotFoundError that names ids like it."""
     file = _file(id, folder)
     if not file.is_file():
-        raise FileNotFoundError(f"no result {id!r} at {file}; there are {', '.join(ids(folder)) or 'none'}")
+        near = difflib.get_close_matches(id, ids(folder), n=4, cutoff=0.4)
+        raise FileNotFoundError(
+            f"no result {id!r} at {file}; "
+            + (f"near it are {', '.join(near)}" if near else "snnkit.ledger.ids() lists what there is")
+        )
     try:
         return json.loads(file.read_text())
     except ValueError as error:

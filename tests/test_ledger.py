@@ -73,7 +73,9 @@ def test_only_numbers_are_recorded(value, tmp_path):
 
 def test_a_missing_or_damaged_record_is_named(tmp_path):
     ledger.record("there", 1.0, **COMPLETE, folder=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no result 'gone' at .*; there are there"):
+    with pytest.raises(FileNotFoundError, match=r"no result 'their' at .*; near it are there"):
+        ledger.load("their", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no result 'gone' at .*; snnkit\.ledger\.ids\(\) lists"):
         ledger.load("gone", tmp_path)
     (tmp_path / "there.json").write_text('{"id": ')
     with pytest.raises(ValueError, match=r"there\.json is damaged"):
