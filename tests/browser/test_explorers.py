@@ -484,7 +484,7 @@ WIDGETS = {
     "junction": widgets.junction_explorer,
     "junction, basic": lambda: widgets.junction_explorer(False, "unity", 6, 1.0, 0.9, 500, "subtract"),
     "stdp": widgets.stdp_explorer,
-    "stdp, too late": lambda: widgets.stdp_explorer(20, 19, 20, 1.0, 1.0, 0.5, 1.0),
+    "stdp, too late": lambda: widgets.stdp_explorer(20, 19, 10, 1.0, 1.0, 0.5, 1.0),
     "stdp, always in time": lambda: widgets.stdp_explorer(2, 0, 2, 20.0, 0.0, 0.5, -1.0),
     "stdp, partly in time": lambda: widgets.stdp_explorer(every=10, lag=2, again=6),
     "stochmax": widgets.stochmax_explorer,
