@@ -135,9 +135,8 @@ def record_trials(
     The value is their mean accuracy in percent; its interval is Wilson's over the `test` images for a single net, over
     the images' means for two (they say nothing of another seed), Student's over the seeds for more. The details hold
     each net's accuracy and its answers (`answers` reads them), the losses and rates of the first, operations, the
-    `recipe` and `more`. `accuracy` and `ratio`
-    are ledger ids of rows of a paper's table that also record the accuracy and the energy ratio ANN / SNN in 32-bit
-    integers.
+    `recipe` and `more`. `accuracy` and `ratio` are ledger ids of rows of a paper's table that also record the accuracy
+    and the energy ratio ANN / SNN in 32-bit integers.
     """
     values = [trial.accuracy for trial in trials]
     mean = sum(values) / len(values)

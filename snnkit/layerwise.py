@@ -205,8 +205,7 @@ def rates(
 
     The means of the pooled spikes over all steps, [maps, H / 2, W / 2] in [0, 1], kept on disk in 1/255: in `folder`
     (default: in the data folder's cache), one file for this body, split and schedule, written batch by batch and then
-    renamed. `precision` as for `snnkit.simulate`. Of 36 maps and images of 32 pixels, 45,000 take less than 2 GiB of
-    memory and 1.7 GB on disk, whatever the steps.
+    renamed: memory grows neither with the images nor with the steps. `precision` as for `snnkit.simulate`.
     """
     folder = data_root() / "cache" / "rates" if folder is None else Path(folder)
     _check_neurons(body)

@@ -153,7 +153,7 @@ def test_the_commands_that_a_chapter_quotes_would_run(chapter):
         assert read([value for option, value in given if option == "-p"], BOOK.defaults(named), named), rest
 
 
-@pytest.mark.parametrize("chapter", ["04_backres", "05_stochmax", "06_hybridization", "07_ms_resnet"])
+@pytest.mark.parametrize("chapter", ["04_backres", "05_stochmax", "06_hybridization", "07_ms_resnet", "09_stdp"])
 def test_claims_about_printed_numbers_are_asserted_on_the_defaults(chapter):
     code = next(code for code in cells(chapter, "code") if "as_printed = " in code)
     (guard,) = (line for line in ast.parse(code).body if ast.unparse(line).startswith("as_printed = "))

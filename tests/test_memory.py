@@ -47,6 +47,5 @@ def test_another_c_library_leaves_everything_as_it_is(monkeypatch):
 def test_the_peak_of_a_call_is_that_of_a_process_of_its_own():
     small, large = (memory.peak_of(torch.ones, 2**power) for power in (1, 26))
     assert large - small == pytest.approx(2**28, rel=0.1)  # float32
-    assert memory.peak() >= torch.ones(2**26).nbytes, "of this process, which has held as much now"
     with pytest.raises(TypeError):
         memory.peak_of(torch.ones, "many")

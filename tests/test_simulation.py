@@ -456,14 +456,13 @@ def test_the_chunk_also_fits_where_the_input_is_the_largest_tensor(monkeypatch):
 
 
 PEAK = """
-import resource, sys, torch
-from snnkit import simulate
+import torch
+from snnkit import memory, simulate
 from snnkit.neurons import IF
 from torch import nn
 torch.set_num_threads(1)
 net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), IF(), nn.AvgPool2d(2), nn.Conv2d(64, 8, 3), IF(), nn.Flatten())
-images, mebibyte = torch.rand(8, 3, 32, 32), 2**10 if sys.platform == "linux" else 2**20
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / mebibyte
+images, peak = torch.rand(8, 3, 32, 32), lambda: memory.peak() / 2**20
 with torch.no_grad():
     simulate(net, images, 32)
     before = peak()
@@ -473,16 +472,15 @@ with torch.no_grad():
 
 
 PEAK_OF_TRAINING = """
-import resource, sys, torch
-from snnkit import simulate
+import torch
+from snnkit import memory, simulate
 from snnkit.neurons import LIF
 from snnkit.surrogate import triangle
 from torch import nn
 torch.set_num_threads(1)
 neuron = lambda: LIF(surrogate=triangle())
 net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), neuron(), nn.AvgPool2d(2), nn.Conv2d(32, 8, 3), neuron())
-images, mebibyte = torch.rand(8, 3, 32, 32), 2**10 if sys.platform == "linux" else 2**20
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / mebibyte
+images, peak = torch.rand(8, 3, 32, 32), lambda: memory.peak() / 2**20
 for recompute in (True, False):  # what torch loads on the first call is not what is measured
     simulate(net, images, 16, chunk=8, recompute=recompute).output.sum().backward()
 before = peak()
@@ -493,24 +491,20 @@ for recompute in (True, False):
 
 
 PEAK_OF_VGG5 = """
-import resource, sys, torch
-from snnkit import models, simulate
+import torch
+from snnkit import memory, models, simulate
 from snnkit.neurons import LIF
 from snnkit.surrogate import triangle
 net = models.build("vgg5", lambda: LIF(surrogate=triangle()))
 models.unit_variance_init(net, torch.rand(32, 3, 32, 32))
 simulate(net, torch.rand(32, 3, 32, 32), 100, recompute=True).output.square().mean().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "linux" else 2**30))
+print(memory.peak() / 2**30)
 """
 
 
 def peaks_of(script: str) -> list[float]:
-    """What `script` prints. It runs below a small shell: a process starts with the peak of the one that forked it.
-
-    Freed memory goes back at once, so that fragmentation does not blur the measure.
-    """
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    command = ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, script]
+    """What `script` prints. Freed memory goes back at once, so that fragmentation does not blur the measure."""
+    env, command = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}, [sys.executable, "-c", script]
     return [*map(float, subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.split())]
 
 
