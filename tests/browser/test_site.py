@@ -18,6 +18,8 @@ NOT_NAMED = """() => {
 TOO_WIDE = """() => [...document.querySelectorAll("article *")]
   .filter((node) => node.getBoundingClientRect().right > innerWidth + 1 && !node.closest("mjx-assistive-mml"))
   .slice(0, 3).map((node) => node.outerHTML.slice(0, 120))"""
+CUT_CAPTIONS = """() => [...document.querySelectorAll("article caption")]
+  .filter((node) => node.getBoundingClientRect().right > innerWidth).map((node) => node.innerText)"""
 BACKGROUND = "() => getComputedStyle(document.body).backgroundColor"
 
 
@@ -49,6 +51,7 @@ def test_tables_are_tables(opened):
 def test_page_fits_a_telephone(http_root, page_name, visit):
     page = visit(f"{http_root}/{page_name}", width=360).page
     assert page.evaluate("document.documentElement.scrollWidth") <= 360, page.evaluate(TOO_WIDE)
+    assert page.evaluate(CUT_CAPTIONS) == []
 
 
 def test_pictures_say_what_they_show(opened):
