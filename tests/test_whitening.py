@@ -82,6 +82,21 @@ def test_other_images_are_whitened_by_the_same_filters():
     assert torch.equal(few.pixels, found.split(split).pixels[:3]), "one by one"
 
 
+def test_beyond_its_edges_an_image_is_mirrored():
+    images = split_of(smooth(20)).images
+    found = whitening.fit(split_of(smooth(20)), 5)
+    mirrored = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+    assert torch.allclose(found(mirrored)[..., 2:-2, 2:-2], found(images), atol=1e-5)
+
+
+def test_the_mean_is_taken_off_before_and_no_longer_after():
+    split = split_of(smooth())
+    other = replace(split, mean=split.mean - 0.2)  # the same pixels, darker images expected
+    found = whitening.fit(split, 5)
+    assert torch.equal(found.split(other).mean, torch.full(split.mean.shape, 0.5))
+    assert (found.split(other).images - found(other.images).clamp(-0.5, 0.5)).abs().max() <= 0.5 / 255 + 1e-6
+
+
 def test_a_seed_draws_the_same_patches():
     split = split_of(smooth(20))
     first, again, other = (whitening.fit(split, 3, seed=seed).filters for seed in (0, 0, 1))
