@@ -7,6 +7,7 @@ also put the filters in place of a matrix over whole images).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,11 +56,11 @@ def fit(split: Split, size: int = 9, floor: float = 1e-3, seed: int = 0) -> Whit
     whitened training images have a standard deviation of 0.2. The smaller the `floor`, a variance, the more of the
     finest detail, and of its noise, is amplified. `seed` draws the patches.
 
-    Raises ValueError for a size that is even or too large, a floor that is not above 0, and for recordings.
+    Raises ValueError for a size that is even or too large, a floor that is not finite and above 0, and for recordings.
     """
     _check(split, size)
-    if not floor > 0:
-        raise ValueError(f"floor is {floor}; it must be above 0, for instance 1e-3")
+    if not 0 < floor < math.inf:
+        raise ValueError(f"floor is {floor}; it must be a finite number above 0, for instance 1e-3")
     images = split.first(min(len(split), IMAGES)).images
     channels, generator = images.shape[1], torch.Generator().manual_seed(seed)
     bounds = len(images), images.shape[2] - size + 1, images.shape[3] - size + 1

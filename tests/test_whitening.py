@@ -112,8 +112,9 @@ def test_a_size_that_no_patch_has_is_refused(size):
 
 def test_what_cannot_be_whitened_is_refused():
     split = split_of(smooth(20))
-    with pytest.raises(ValueError, match="floor is 0; it must be above 0"):
-        whitening.fit(split, 3, 0)
+    for floor in (0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"floor is {floor}; it must be a finite number above 0"):
+            whitening.fit(split, 3, floor)
     with pytest.raises(ValueError, match="toy holds recordings"):
         whitening.fit(replace(split, frames=3), 3)
     with pytest.raises(ValueError, match="toy has 1 channels; the filters read 3"):
