@@ -25,7 +25,7 @@ from snnkit.stdp import Rule, adapt, learners, weight_change
 
 FURTHEST = 5  # above so many times its target rate a layer is saturated, below one part in so many silent
 KEEP_EVERY = 20  # batches
-AT_ONCE = 2000  # images times steps whose rates are measured at once
+AT_ONCE = 400  # images times steps whose rates are measured at once: more leaves the processor's cache
 LEAST = 1e-3  # of a threshold, whatever the currents
 
 

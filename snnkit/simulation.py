@@ -120,14 +120,15 @@ def simulate(
             if folded.dim() == 4:
                 folded = folded.contiguous(memory_format=torch.channels_last)
             folded = run_forgetful(net, [*net.modules()], presentation, folded) if recompute else net(folded)
-            outputs.append(folded.unflatten(0, (length, batch)).to(torch.promote_types(folded.dtype, torch.float32)))
+            outputs.append(folded.to(torch.promote_types(folded.dtype, torch.float32)))
             done += length
     rates = {
         layer.key or name: float(presentation.spike_counts[layer]) / presentation.neuron_counts[layer] / timesteps
         for name, layer in layers.items()
         if layer in presentation.neuron_counts
     }
-    return Simulation(torch.cat(outputs), rates, precision)
+    output = torch.cat(outputs).unflatten(0, (timesteps, batch))
+    return Simulation(output, rates, precision)
 
 
 def _fitting_chunk(presentation: Presentation, images: torch.Tensor) -> int:
