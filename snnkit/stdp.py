@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from numbers import Real
 
@@ -25,9 +26,12 @@ class Rule:
         exp((t_pre - t_post) / tau) - offset                                                  (BR eq. 5)
 
     with t_pre the time of the latest spike at the synapse up to then, `tau` in steps; 1 - offset for a spike at the
-    same step, -offset if there was none yet. (A negative spike, which only images send, counts as -exp(...).) Weights
-    have soft bounds: rises are scaled with high - weight, falls with weight - low. A kernel moves by `learning_rate`
-    times the mean of what its spikes ask for, once an iteration.
+    same step, -offset if there was none yet. (A negative spike, which only images send, counts as -exp(...).) The
+    offset "mean" is, for each channel that is read, the mean of exp(...) over all steps, images and places of the
+    batch: what a spike finds by chance. Then synapses learn covariances (Sejnowski 1977), whatever the channel's rate.
+
+    Weights have soft bounds: rises are scaled with high - weight, falls with weight - low. A kernel moves by
+    `learning_rate` times the mean of what its spikes ask for, once an iteration.
 
     `competition` "winner": of the neurons at one place of an image only that which is driven most, relative to its
     threshold, learns; "none": all do. `dropout` is the probability that a map is left out of an image's learning.
@@ -39,7 +43,7 @@ class Rule:
 
     learning_rate: float = 0.05
     tau: float = 5.0
-    offset: float = 0.1
+    offset: float | str = 0.1
     low: float = -1.0
     high: float = 1.0
     competition: str = "winner"
@@ -49,14 +53,18 @@ class Rule:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if name != "competition" and not (isinstance(value, Real) and math.isfinite(value)):
-                raise ValueError(f"{name} is {value!r}; it must be a finite number")
+            free = name == "competition" or (name, value) == ("offset", "mean")
+            if not free and not (isinstance(value, Real) and math.isfinite(value)):
+                raise ValueError(
+                    f"{name} is {value!r}; it must be a finite number" + ", or 'mean'" * (name == "offset")
+                )
         if not self.tau > 0:
             raise ValueError(f"tau is {self.tau}; it must be above 0 time steps")
-        if not 0 <= self.offset <= 1:
-            raise ValueError(f"offset is {self.offset}; it must lie in [0, 1]")
-        if not 0 < self.learning_rate <= 1 / (1 + self.offset):
-            most = f"{1 / (1 + self.offset):.3g}"  # more could carry a weight beyond its bounds
+        largest = 1.0 if self.offset == "mean" else self.offset
+        if not 0 <= largest <= 1:
+            raise ValueError(f"offset is {self.offset}; it must lie in [0, 1], or be 'mean'")
+        if not 0 < self.learning_rate <= 1 / (1 + largest):
+            most = f"{1 / (1 + largest):.3g}"  # more could carry a weight beyond its bounds
             raise ValueError(f"learning_rate is {self.learning_rate}; it must lie in (0, {most}] with this offset")
         if not self.low < self.high:
             raise ValueError(f"low is {self.low} and high {self.high}; low must be the smaller bound of the weights")
@@ -84,11 +92,12 @@ def weight_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule:
     _check_fit(layer, pre, post)
     (rows, columns), (down, right), (wide, broad) = layer.padding, layer.stride, layer.dilation
     kernel = [*itertools.product(*map(range, layer.kernel_size))]
-    trace = torch.zeros_like(pre[0])  # sign * exp(-age / tau) of the latest spike
+    offset = rule.offset
+    if offset == "mean":
+        offset = sum(trace.mean((0, 2, 3), keepdim=True) for trace in _traces(pre, rule.tau)) / len(pre)
     sums = rises = 0.0
-    for before, after in zip(pre, post, strict=True):
-        trace = torch.where(before != 0, before, math.exp(-1 / rule.tau) * trace)
-        asked = torch.cat([trace - rule.offset, torch.ones_like(trace[:, :1])], 1)  # the ones mark neurons
+    for trace, after in zip(_traces(pre, rule.tau), post, strict=True):
+        asked = torch.cat([trace - offset, torch.ones_like(trace[:, :1])], 1)  # the ones mark neurons
         asked = F.pad(asked.movedim(1, -1), (0, 0, columns, columns, rows, rows))  # [B, C, H, W] -> [B, H, W, C]
         b, y, x = after.any(1).nonzero().unbind(1)
         fired = after.movedim(1, -1)[b, y, x].T  # [O, places]
@@ -100,6 +109,14 @@ def weight_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule:
     spikes, rises = sums[:, -1:].clamp(min=1), rises[:, :-1]
     falls, weight = rises - sums[:, :-1], layer.weight.detach()
     return rule.learning_rate * ((rule.high - weight) * rises - (weight - rule.low) * falls) / spikes
+
+
+def _traces(pre: torch.Tensor, tau: float) -> Iterator[torch.Tensor]:
+    """At each step of `pre` [T, ...]: sign * exp(-age / tau) of the latest spike, 0 before the first."""
+    trace = torch.zeros_like(pre[0])
+    for spikes in pre:
+        trace = torch.where(spikes != 0, spikes, math.exp(-1 / tau) * trace)
+        yield trace
 
 
 def _check_fit(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor) -> None:

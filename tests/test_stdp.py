@@ -33,7 +33,7 @@ def slow_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule: R
             row, column = y * down + ky * wide - above, x * right + kx * broad - beside
             if not (0 <= row < height and 0 <= column < width):
                 continue
-            asked = -rule.offset
+            asked = -slow_mean(pre[:, :, i], rule.tau) if rule.offset == "mean" else -rule.offset
             for before in range(t, -1, -1):
                 if pre[before, b, i, row, column]:
                     asked += pre[before, b, i, row, column].item() * math.exp((before - t) / rule.tau)
@@ -44,15 +44,37 @@ def slow_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule: R
     return rule.learning_rate * change / asked_by.clamp(min=1)
 
 
+def slow_mean(channel: torch.Tensor, tau: float) -> float:
+    """The mean, over all steps and places of a `channel` [T, B, H, W], of what its latest spike has left there."""
+    left = []
+    for train in channel.flatten(1).T.tolist():
+        for t in range(len(train)):
+            fired = [before for before in range(t + 1) if train[before]]
+            left.append(train[fired[-1]] * math.exp((fired[-1] - t) / tau) if fired else 0.0)
+    return sum(left) / len(left)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_change_is_that_of_a_loop_over_every_spike(stride, signed):
-    layer, rule = layer_of(2, 3, stride=stride), Rule(tau=3.0, offset=0.4, learning_rate=0.3)
+@pytest.mark.parametrize("offset", [0.4, "mean"])
+def test_the_change_is_that_of_a_loop_over_every_spike(stride, signed, offset):
+    layer, rule = layer_of(2, 3, stride=stride), Rule(tau=3.0, offset=offset, learning_rate=0.3)
     pre = spikes(6, 2, 2, 5, 5, signed=signed)
     post = spikes(6, 2, 3, -(-5 // stride), -(-5 // stride), share=0.2, seed=2)
     change = weight_change(layer, pre, post, rule)
     assert change.abs().max() > 0.01
     torch.testing.assert_close(change, slow_change(layer, pre, post, rule).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_with_the_mean_as_offset_spikes_that_come_at_any_rate_leave_weights_where_they_are_by_chance():
+    layer, rule = layer_of(2, 1, size=1), Rule(tau=3.0, offset="mean", learning_rate=0.5, low=-1.0, high=1.0)
+    layer.weight.data.zero_()
+    pre = torch.cat([spikes(40, 50, 1, 4, 4, share=0.05), spikes(40, 50, 1, 4, 4, share=0.5, seed=3)], 2)
+    by_chance = weight_change(layer, pre, spikes(40, 50, 1, 4, 4, share=0.1, seed=2), rule).flatten()
+    assert by_chance.abs().max() < 0.01
+    follows_the_rare = weight_change(layer, pre, pre[:, :, :1], rule).flatten()
+    assert follows_the_rare[0] > 0.2
+    assert abs(follows_the_rare[1]) < 0.01
 
 
 def test_height_and_width_may_differ_in_all():
@@ -90,11 +112,13 @@ def test_without_a_spike_of_its_neurons_a_kernel_stays():
     assert (change[[0, 2]] < 0).all()
 
 
-def test_weights_stay_within_their_bounds_at_the_largest_rate():
-    layer, rule = layer_of(1, 2), Rule(offset=0.0, learning_rate=1.0, low=-0.5, high=0.7)
+@pytest.mark.parametrize(("offset", "learning_rate"), [(0.0, 1.0), ("mean", 0.5)])
+def test_weights_stay_within_their_bounds_at_the_largest_rate(offset, learning_rate):
+    layer, rule = layer_of(1, 2), Rule(offset=offset, learning_rate=learning_rate, low=-0.5, high=0.7)
     layer.weight.data.clamp_(-0.5, 0.7)
     for seed in range(20):
-        pre, post = spikes(5, 2, 1, 4, 4, share=0.9, signed=True, seed=seed), spikes(5, 2, 2, 4, 4, share=0.9)
+        pre = spikes(5, 2, 1, 4, 4, share=0.9, signed=True, seed=seed)
+        post = torch.cat([pre > 0, pre < 0], 2).double()  # one kernel is always rewarded, the other never
         layer.weight.data += weight_change(layer, pre, post, rule)
         assert layer.weight.min() >= -0.5
         assert layer.weight.max() <= 0.7
@@ -147,7 +171,10 @@ def test_thresholds_move_against_the_rate(rate, factor):
     ("values", "words"),
     [
         ({"tau": 0}, "tau is 0; it must be above 0 time steps"),
-        ({"offset": 1.5}, r"offset is 1.5; it must lie in \[0, 1\]"),
+        ({"offset": 1.5}, r"offset is 1.5; it must lie in \[0, 1\], or be 'mean'"),
+        ({"offset": "median"}, "offset is 'median'; it must be a finite number, or 'mean'"),
+        ({"tau": "mean"}, "tau is 'mean'; it must be a finite number$"),
+        ({"learning_rate": 0.6, "offset": "mean"}, r"learning_rate is 0.6; it must lie in \(0, 0.5\]"),
         ({"learning_rate": 0.9, "offset": 0.5}, r"learning_rate is 0.9; it must lie in \(0, 0.667\]"),
         ({"low": 1.0}, "low is 1.0 and high 1.0"),
         ({"competition": "wta"}, "competition is 'wta'; use one of 'winner', 'none'"),
