@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from numbers import Real
 
@@ -27,8 +26,8 @@ class Rule:
 
     with t_pre the time of the latest spike at the synapse up to then, `tau` in steps; 1 - offset for a spike at the
     same step, -offset if there was none yet. (A negative spike, which only images send, counts as -exp(...).) The
-    offset "mean" is, for each channel that is read, the mean of exp(...) over all steps, images and places of the
-    batch: what a spike finds by chance. Then synapses learn covariances (Sejnowski 1977), whatever the channel's rate.
+    offset "mean" is, for each step and channel that is read, the mean of exp(...) over images and places: what a spike
+    finds by chance. Then synapses learn covariances (Sejnowski 1977), whatever the channel's rate.
 
     Weights have soft bounds: rises are scaled with high - weight, falls with weight - low. A kernel moves by
     `learning_rate` times the mean of what its spikes ask for, once an iteration.
@@ -92,11 +91,11 @@ def weight_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule:
     _check_fit(layer, pre, post)
     (rows, columns), (down, right), (wide, broad) = layer.padding, layer.stride, layer.dilation
     kernel = [*itertools.product(*map(range, layer.kernel_size))]
-    offset = rule.offset
-    if offset == "mean":
-        offset = sum(trace.mean((0, 2, 3), keepdim=True) for trace in _traces(pre, rule.tau)) / len(pre)
+    trace = torch.zeros_like(pre[0])  # sign * exp(-age / tau) of the latest spike
     sums = rises = 0.0
-    for trace, after in zip(_traces(pre, rule.tau), post, strict=True):
+    for before, after in zip(pre, post, strict=True):
+        trace = torch.where(before != 0, before, math.exp(-1 / rule.tau) * trace)
+        offset = trace.mean((0, 2, 3), keepdim=True) if rule.offset == "mean" else rule.offset
         asked = torch.cat([trace - offset, torch.ones_like(trace[:, :1])], 1)  # the ones mark neurons
         asked = F.pad(asked.movedim(1, -1), (0, 0, columns, columns, rows, rows))  # [B, C, H, W] -> [B, H, W, C]
         b, y, x = after.any(1).nonzero().unbind(1)
@@ -109,14 +108,6 @@ def weight_change(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor, rule:
     spikes, rises = sums[:, -1:].clamp(min=1), rises[:, :-1]
     falls, weight = rises - sums[:, :-1], layer.weight.detach()
     return rule.learning_rate * ((rule.high - weight) * rises - (weight - rule.low) * falls) / spikes
-
-
-def _traces(pre: torch.Tensor, tau: float) -> Iterator[torch.Tensor]:
-    """At each step of `pre` [T, ...]: sign * exp(-age / tau) of the latest spike, 0 before the first."""
-    trace = torch.zeros_like(pre[0])
-    for spikes in pre:
-        trace = torch.where(spikes != 0, spikes, math.exp(-1 / tau) * trace)
-        yield trace
 
 
 def _check_fit(layer: nn.Conv2d, pre: torch.Tensor, post: torch.Tensor) -> None:
