@@ -100,8 +100,8 @@ class Recipe:
     def make_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of all parameters of `net`."""
         if self.optimizer == "adam":
-            options = {"betas": (self.momentum, 0.999), "weight_decay": self.weight_decay}
-            return torch.optim.Adam(net.parameters(), self.learning_rate, **options, fused=True)
+            betas = self.momentum, 0.999
+            return torch.optim.Adam(net.parameters(), self.learning_rate, betas, weight_decay=self.weight_decay)
         return torch.optim.SGD(
             net.parameters(), self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=True
         )
