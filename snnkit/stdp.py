@@ -27,7 +27,8 @@ class Rule:
     with t_pre the time of the latest spike at the synapse up to then, `tau` in steps; 1 - offset for a spike at the
     same step, -offset if there was none yet. (A negative spike, which only images send, counts as -exp(...).) The
     offset "mean" is, for each step and channel that is read, the mean of exp(...) over images and places: what a spike
-    finds by chance. Then synapses learn covariances (Sejnowski 1977), whatever the channel's rate.
+    finds by chance. At weight 0 a synapse then moves with the covariance of its trace and its neuron's spikes
+    (Sejnowski 1977), whatever the channel's rate.
 
     Weights have soft bounds: rises are scaled with high - weight, falls with weight - low. A kernel moves by
     `learning_rate` times the mean of what its spikes ask for, once an iteration.
