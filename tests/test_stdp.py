@@ -56,16 +56,17 @@ def slow_mean(channel: torch.Tensor, tau: float) -> float:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("offset", [0.4, "mean"])
-def test_the_change_is_that_of_a_loop_over_every_spike(stride, signed, offset):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_change_is_that_of_a_loop_over_every_spike(stride, signed, offset, batch):
     layer, rule = layer_of(2, 3, stride=stride), Rule(tau=3.0, offset=offset, learning_rate=0.3)
-    pre = spikes(6, 2, 2, 5, 5, signed=signed)
-    post = spikes(6, 2, 3, -(-5 // stride), -(-5 // stride), share=0.2, seed=2)
+    pre = spikes(6, batch, 2, 5, 5, signed=signed)
+    post = spikes(6, batch, 3, -(-5 // stride), -(-5 // stride), share=0.2, seed=2)
     change = weight_change(layer, pre, post, rule)
     assert change.abs().max() > 0.01
     torch.testing.assert_close(change, slow_change(layer, pre, post, rule).detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_with_the_mean_as_offset_what_comes_by_chance_changes_nothing_at_any_rate():
+def test_with_the_mean_as_offset_what_comes_by_chance_leaves_a_weight_at_0_at_any_rate():
     """The neuron is silent at first, as one that starts from rest: it fires when traces are already large."""
     layer, rule = layer_of(2, 1, size=1), Rule(tau=3.0, offset="mean", learning_rate=0.5)
     layer.weight.data.zero_()
